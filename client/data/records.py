@@ -1,0 +1,55 @@
+"""What an adapter says of a hospital's holding, before any pixel is prepared. None of it leaves the hospital."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One labelled image: a finding, a view or an image, as the study's `task.unit` says.
+
+    `masks` are image files whose non-zero pixels mark the finding(s); they may differ in size from the image.
+    `division` is the official part of the dataset, where it has one. `attributes` are what `data.select` filters by.
+    """
+
+    key: str
+    image: Path
+    label: str
+    patient: str
+    masks: tuple[Path, ...] = ()
+    division: Literal["train", "test"] | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file or table row that can't be used, and why."""
+
+    file: Path
+    reason: str
+    row: int | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.row}" if self.row is not None else str(self.file)
+        return f"{place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """All records of a folder, and all that could not be used."""
+
+    records: tuple[Record, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+class Adapter(Protocol):
+    """Reads one dataset layout. Raises shared.errors.DataError where the folder is not of that layout at all."""
+
+    def __call__(self, root: Path, *, unit: Literal["finding", "view", "image"]) -> Holding: ...

@@ -1,0 +1,80 @@
+"""The schema of a site profile: WHO trains. One folder a hospital in `sites/`, with `profile.yaml`. It is never sent.
+
+`${NAME}` in `data.root` and `cache` is replaced by the environment variable NAME; a relative path is relative to the profile's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from shared.errors import ProfileError
+from shared.study import Name, Strict
+from shared.yaml_source import read_yaml, validate
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class SiteData(Strict):
+    """Where the images lie and how their folder is laid out."""
+
+    layout: Name = Field(description="name of the adapter, e.g. cbis_ddsm or ham10000")
+    root: str
+    synthetic: bool = Field(description="true for phantoms: every report then says so")
+    patient_stand_in: str | None = Field(
+        default=None, description="where the data has no patient id: which id stands in, e.g. lesion_id; every report repeats it"
+    )
+    unreadable: Literal["stop", "skip"] = Field(default="stop", description="what to do at an image that can't be read")
+
+
+class Policy(Strict):
+    """What the hospital allows, whatever a study asks."""
+
+    minimum_patients: int = Field(default=20, ge=1, description="a study that reaches fewer patients is refused")
+    minimum_cell: int = Field(default=5, ge=1, description="smallest histogram cell that may leave; the larger of this and the study's counts")
+    maximum_rounds: int = Field(default=1000, ge=1)
+    maximum_update_norm: Annotated[float, Field(gt=0)] = Field(default=1e6, description="L2 norm above which an update does not leave")
+
+
+class Profile(Strict):
+    """One hospital."""
+
+    format: Literal["consilium/profile/1"] = Field(alias="schema")
+    site: Name
+    title: str
+    data: SiteData
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; None shares the machine's cores evenly")
+    cache: str | None = Field(default=None, description="folder of the image cache; None is the site's state folder")
+    policy: Policy = Policy()
+
+
+def profile_path(argument: Path) -> Path:
+    """The profile file meant by a folder or file argument."""
+    return argument / "profile.yaml" if argument.is_dir() else argument
+
+
+def load_profile(argument: Path) -> Profile:
+    """Read a profile (a folder holding profile.yaml, or the file). Paths come back absolute. Raises ProfileError."""
+    path = profile_path(argument)
+    profile = validate(read_yaml(path, ProfileError), Profile, ProfileError)
+    root = _expand(profile.data.root, path, "data.root")
+    changes: dict[str, Any] = {"data": profile.data.model_copy(update={"root": str(root)})}
+    if profile.cache is not None:
+        changes["cache"] = str(_expand(profile.cache, path, "cache"))
+    return profile.model_copy(update=changes)
+
+
+def _expand(text: str, path: Path, key: str) -> Path:
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise ProfileError(f"{path}: {key} is '{text}', but the environment variable {name} is not set")
+        return os.environ[name]
+
+    folder = Path(_VARIABLE.sub(value, text)).expanduser()
+    return folder if folder.is_absolute() else (path.parent / folder).resolve()

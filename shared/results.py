@@ -1,0 +1,166 @@
+"""What a hospital reports of a model: counts and metrics, nothing of a single patient. These schemas are part of the egress contract."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from shared.study import Name, Strict
+
+Head = Literal["network", "svm"]
+Count = Annotated[int, Field(ge=0)]
+
+#: Metrics of one head, in the order of the tables. For two classes sensitivity, specificity, precision and F1 are of the positive
+#: class; for more classes so too (one against the rest), and `auc` is the mean of the one-against-rest AUCs.
+METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "auc")
+
+
+class Estimate(Strict):
+    """A figure with its bootstrap interval, resampled by patient. None where it is undefined (no image of a class, say)."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class Difference(Strict):
+    """Final minus round-0 model on the same test images: paired by patient. `standard_error` lets sites be pooled."""
+
+    value: float
+    low: float
+    high: float
+    standard_error: Annotated[float, Field(ge=0)]
+
+
+class ClassRow(Strict):
+    """One class against the rest."""
+
+    images: Count
+    precision: Estimate
+    recall: Estimate
+    specificity: Estimate
+    f1: Estimate
+    auc: Estimate
+
+
+class ScoreHistogram(Strict):
+    """Counts of the positive-class score in bins of [0, 1], apart for images of the positive class and of the rest.
+
+    `edges` are public bin edges; neighbours were merged until no cell is above 0 and below the minimum cell.
+    """
+
+    edges: list[Annotated[float, Field(ge=0, le=1)]]
+    positive: list[Count]
+    negative: list[Count]
+    minimum_cell: Annotated[int, Field(ge=1)]
+
+
+class HeadResult(Strict):
+    """One head (the network's own, or the SVM) on the hospital's test images."""
+
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    sensitivity: Estimate
+    specificity: Estimate
+    precision: Estimate
+    f1: Estimate
+    auc: Estimate
+    #: confusion[true][predicted]
+    confusion: list[list[Count]]
+    #: by class, in the study's order
+    classes: list[ClassRow]
+    histogram: ScoreHistogram | None = Field(default=None, description="None where the cells are too small to leave")
+    gain: dict[Literal["auc", "balanced_accuracy"], Difference] | None = Field(
+        default=None, description="final minus round 0; None without a baseline"
+    )
+
+
+class SvmChoice(Strict):
+    """What the grid search chose."""
+
+    C: float
+    gamma: float
+    cross_validation_score: float | None
+    support_vectors: Count
+
+
+class Evaluated(Strict):
+    """One hospital's evaluation of one global model."""
+
+    patients: Count
+    images: Count
+    train_patients: Count
+    train_images: Count
+    network: HeadResult
+    svm: HeadResult | None = None
+    svm_paper: HeadResult | None = Field(default=None, description="the SVM with the study's C and gamma as given, where a grid was searched")
+    svm_choice: SvmChoice | None = None
+    seconds: dict[Literal["features", "svm", "metrics", "total"], float]
+
+
+class PartCounts(Strict):
+    """Patients and images of one part, images by class in the study's order."""
+
+    patients: Count
+    images: Count
+    by_class: list[Count]
+
+
+class Prepared(Strict):
+    """A site's answer to PREPARE (round 0): how much it has, and that it holds the same model."""
+
+    parts: dict[Literal["train", "validation", "test"], PartCounts]
+    left_out: Count = Field(description="records whose label is in no class, or that select leaves out")
+    unreadable: Count
+    synthetic: bool
+    patient_stand_in: str | None
+    device: str
+    precision: Literal["fp32", "bf16"]
+    memory_format: Literal["contiguous", "channels_last"]
+    #: digest of everything in the model that does not travel (frozen tensors), after loading the study's weights
+    frozen_digest: str
+    baseline: Evaluated | None = None
+    seconds: dict[Literal["read", "cache", "baseline", "total"], float]
+
+
+class Epoch(Strict):
+    """Mean training loss and accuracy over one local epoch."""
+
+    loss: float
+    accuracy: float
+
+
+class Validation(Strict):
+    """The incoming global model on the site's validation part, before training."""
+
+    loss: float | None
+    accuracy: float | None
+    auc: float | None
+    images: Count
+
+
+class Trained(Strict):
+    """A site's answer to TRAIN, beside its update."""
+
+    images: Count
+    patients: Count
+    steps: Count
+    epochs: list[Epoch]
+    validation: Validation
+    update_norm: float
+    seconds: dict[Literal["load", "validate", "train", "reply", "total"], float]
+
+
+class Refused(Strict):
+    """A site's answer where it can't or won't do what was asked: a code of docs/errors.md, never a text."""
+
+    code: Annotated[str, Field(pattern=r"^CONS-\d{3}$")]
+
+
+class SiteHello(Strict):
+    """Who answers."""
+
+    site: Name
+    code_digest: str
+    versions: dict[Literal["consilium", "flwr", "torch", "python"], str]

@@ -1,0 +1,324 @@
+"""The schema of a study: WHAT is trained. One YAML in `configs/`; no key is optional by accident, none does nothing.
+
+A study is data (law 1 of the design): a hospital approves its digest, which is SHA-256 over the RFC 8785 form of the validated
+study with all defaults filled in, so that a default that changes in a later release changes the digest too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from shared.canonical import digest
+from shared.errors import StudyError
+from shared.yaml_source import read_yaml, validate
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors and values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Task(Strict):
+    """What is told apart. `classes` maps each class to the labels of the data layouts that mean it (case does not matter).
+
+    A record whose label stands in no class is left out and counted. The order of the classes is the order of the outputs.
+    """
+
+    classes: dict[Name, list[str]] = Field(min_length=2)
+    positive_class: str = Field(description="the class that sensitivity, specificity, precision, F1 and ROC are about")
+    unit: Literal["finding", "view", "image"] = Field(
+        description="what one label belongs to: a finding, a whole view (positive if any finding is), or an image"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Task:
+        if self.positive_class not in self.classes:
+            raise ValueError(f"positive_class '{self.positive_class}' is not one of the classes {', '.join(self.classes)}")
+        seen: dict[str, str] = {}
+        for name, labels in self.classes.items():
+            for label in labels or [name]:
+                other = seen.setdefault(label.lower(), name)
+                if other != name:
+                    raise ValueError(f"label '{label}' stands in two classes, {other} and {name}")
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.classes)
+
+    @property
+    def positive_index(self) -> int:
+        return self.class_names.index(self.positive_class)
+
+    def class_of(self, label: str) -> int | None:
+        """Index of the class that `label` means, or None where no class lists it."""
+        wanted = label.strip().lower()
+        for index, (name, labels) in enumerate(self.classes.items()):
+            if wanted in {entry.lower() for entry in (labels or [name])}:
+                return index
+        return None
+
+
+class Balanced(Strict):
+    """Balanced subsample drawn at each site, by seed: `per_class` units of every class."""
+
+    per_class: int = Field(ge=2)
+    if_fewer: Literal["refuse", "equalise"] = Field(
+        description="refuse the study, or draw as many of each class as the smallest has"
+    )
+
+
+class Split(Strict):
+    """Division into train, validation and test, always by patient (law 8)."""
+
+    division: Literal["by_patient", "official"] = "by_patient"
+    train: float = Field(default=0.70, gt=0, lt=1)
+    validation: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.15, gt=0, lt=1, description="ignored share where the division is official")
+
+    @model_validator(mode="after")
+    def _check(self) -> Split:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(f"train, validation and test must add up to 1, but add up to {total:g}")
+        return self
+
+
+class Data(Strict):
+    """Which records of a hospital's holding take part."""
+
+    select: dict[str, list[str]] = Field(
+        default_factory=dict, description="keep records whose attribute has one of these values, e.g. abnormality: [calcification]"
+    )
+    balanced: Balanced | None = None
+    split: Split = Split()
+
+
+class Normalise(Strict):
+    """(x - mean) / std for each channel, on pixels in [0, 1]."""
+
+    mean: list[float] = Field(min_length=1, max_length=3)
+    std: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, max_length=3)
+
+
+class Preprocessing(Strict):
+    """From an image file to a (channels, size, size) array in [0, 1]; done once, into the cache."""
+
+    region: Literal["finding", "whole"] = Field(description="a square around the finding's mask, or the whole image")
+    margin: float = Field(default=0.25, ge=0, le=4, description="added around the finding's box, as a share of its longer side")
+    size: int = Field(ge=16, le=1024)
+    channels: Literal[1, 3] = Field(description="channels of the network's input; grey images are repeated")
+    intensity: Literal["region_percentiles", "bit_depth"] = Field(
+        default="bit_depth",
+        description="what maps pixels to [0, 1]: the region's 0.5th and 99.5th percentiles, or the stored bit depth",
+    )
+    normalise: Normalise | None = Field(default=None, description="public constants; None leaves [0, 1]")
+
+    @model_validator(mode="after")
+    def _check(self) -> Preprocessing:
+        if self.normalise is not None:
+            for key in ("mean", "std"):
+                count = len(getattr(self.normalise, key))
+                if count not in (1, self.channels):
+                    raise ValueError(f"normalise.{key} must have 1 or {self.channels} values, but has {count}")
+        return self
+
+
+class Augmentation(Strict):
+    """Random changes of a training batch, on the device. A value of 0 switches one off."""
+
+    horizontal_flip: Probability = 0.0
+    vertical_flip: Probability = 0.0
+    quarter_turns: bool = Field(default=False, description="rotate by 0, 90, 180 or 270 degrees")
+    rotation_degrees: float = Field(default=0.0, ge=0, le=180)
+    translate: float = Field(default=0.0, ge=0, le=0.5, description="share of the image's side")
+    scale: float = Field(default=0.0, ge=0, le=0.5, description="factor drawn from 1-scale to 1+scale")
+    brightness: float = Field(default=0.0, ge=0, le=1, description="added, drawn from -brightness to +brightness")
+    contrast: float = Field(default=0.0, ge=0, le=1, description="factor drawn from 1-contrast to 1+contrast")
+
+
+class WeightsFile(Strict):
+    """Starting weights in a local file (.safetensors, or a PyTorch state_dict); torchvision's key names."""
+
+    file: str
+    sha256: Sha256
+    source: str = Field(description="where the weights were published and what they were trained on")
+
+
+class Model(Strict):
+    """Backbone and its options. `freeze` names the children whose parameters and statistics stay as loaded."""
+
+    name: Name
+    attention: Literal["none", "se", "cbam"] = "none"
+    cbam_at: Literal["after_block", "before_add", "stage_outputs"] | None = None
+    norm: Literal["batch", "group"] = "batch"
+    weights: Literal["none", "torchvision"] | WeightsFile = "none"
+    freeze: list[str] = Field(default_factory=list, description="e.g. [conv1, bn1, layer1]")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="before the last linear layer")
+
+    @model_validator(mode="after")
+    def _check(self) -> Model:
+        if (self.attention == "cbam") != (self.cbam_at is not None):
+            raise ValueError("cbam_at must be given with attention: cbam, and only then")
+        if self.freeze and self.weights == "none":
+            raise ValueError("freeze needs starting weights: frozen layers of an untrained network learn nothing")
+        return self
+
+
+class Grid(Strict):
+    """Values searched by cross-validation grouped by patient."""
+
+    C: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    gamma: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    folds: int = Field(default=5, ge=2, le=20)
+    score: Literal["balanced_accuracy", "auc"] = "balanced_accuracy"
+
+
+class SvmHead(Strict):
+    """RBF SVM on the standardised features of the global backbone, fitted at each hospital (scikit-learn's SVC)."""
+
+    C: float = Field(default=10.0, gt=0)
+    gamma: float = Field(default=0.001, gt=0)
+    class_weight: Literal["balanced", "none"] = "balanced"
+    grid: Grid | None = Field(default=None, description="None uses C and gamma as given; they are otherwise one more candidate")
+    calibration_folds: int = Field(default=5, ge=2, le=20, description="folds of the probability calibration (Platt, grouped by patient)")
+
+
+class Training(Strict):
+    """What each hospital does in one round."""
+
+    local_epochs: int = Field(ge=1, le=1000)
+    batch_size: int = Field(ge=1, le=4096)
+    optimiser: Literal["adam", "adamw", "sgd"]
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd only")
+    optimiser_state: Literal["reset", "keep"] = Field(
+        default="reset", description="whether a site's optimiser starts anew each round or goes on"
+    )
+    loss: Literal["binary_cross_entropy", "cross_entropy"]
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced: weights from the site's own class counts"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        if self.momentum and self.optimiser != "sgd":
+            raise ValueError(f"momentum is a setting of sgd, but the optimiser is {self.optimiser}")
+        return self
+
+
+class ServerOptimiser(Strict):
+    """What the coordinator does with the mean update (Reddi et al., Adaptive Federated Optimization, 2021)."""
+
+    name: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    learning_rate: float = Field(default=1.0, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="momentum of fedavgm, fedadam and fedyogi")
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="fedadam and fedyogi")
+    tau: float = Field(default=1e-3, gt=0, description="adaptivity of fedadam and fedyogi")
+
+
+class Federation(Strict):
+    """Rounds, quorum, deadlines, and how updates are weighed and sent."""
+
+    rounds: int = Field(ge=0, le=100_000)
+    quorum: int = Field(ge=1, description="fewest updates that make a round")
+    join_deadline_s: float = Field(default=600, gt=0, description="how long to wait for the sites before round 0")
+    prepare_deadline_s: float = Field(default=7200, gt=0, description="round 0: reading the data, filling the cache")
+    round_deadline_s: float = Field(default=7200, gt=0)
+    evaluation_deadline_s: float = Field(default=7200, gt=0)
+    weighting: Literal["counts", "uniform"] | dict[Name, Annotated[float, Field(gt=0)]] = Field(
+        description="by each site's training images, all equal, or public weights by site name"
+    )
+    optimiser: ServerOptimiser = ServerOptimiser()
+    wire: Literal["fp32", "bf16"] = Field(default="fp32", description="number format of weights and updates in transport")
+    keep_updates: bool = Field(default=False, description="keep every site's update, so that an auditor can aggregate again")
+
+
+class Evaluation(Strict):
+    """How figures are obtained and what of them leaves."""
+
+    resamples: int = Field(default=1000, ge=100, le=20_000, description="bootstrap resamples, drawn by patient")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    histogram_bins: int = Field(default=100, ge=10, le=1000, description="public equal bins of [0, 1] for the scores")
+    minimum_cell: int = Field(default=5, ge=1, description="smallest count of a histogram cell that leaves; neighbours are merged")
+    baseline: bool = Field(default=True, description="evaluate the round-0 model too, so that what was learned is a paired figure")
+
+
+class Governance(Strict):
+    """What a hospital's reviewer asks first."""
+
+    purpose: str
+    ethics: str = Field(description="reference of the ethics vote, or why none is needed")
+    retention: str = Field(description="how long models and reports are kept")
+
+
+class Study(Strict):
+    """A whole study. See docs/studies.md for every key."""
+
+    format: Literal["consilium/study/1"] = Field(alias="schema")
+    name: Name
+    title: str
+    description: str = ""
+    governance: Governance
+    seed: int = Field(ge=0, lt=2**31)
+    task: Task
+    data: Data = Data()
+    preprocessing: Preprocessing
+    augmentation: Augmentation = Augmentation()
+    model: Model
+    head: SvmHead | None = Field(default=None, description="None: the network's own head only")
+    training: Training
+    federation: Federation
+    evaluation: Evaluation = Evaluation()
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+    @field_validator("title")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        if "\n" in value.strip():
+            raise ValueError("the title must be one line")
+        return value.strip()
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        if self.training.loss == "binary_cross_entropy" and len(self.task.classes) != 2:
+            raise ValueError(f"binary_cross_entropy needs two classes, but the study has {len(self.task.classes)}")
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the network: one logit (of the positive class) for binary cross-entropy, else one a class."""
+        return 1 if self.training.loss == "binary_cross_entropy" else len(self.task.classes)
+
+    def to_data(self) -> dict[str, Any]:
+        """The study as plain JSON values, defaults filled in."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def digest(self) -> str:
+        """SHA-256 over the RFC 8785 form."""
+        return digest(self.to_data())
+
+
+def load_study(path: Path) -> Study:
+    """Read a study YAML. Raises StudyError, one sentence a mistake, with file, line and the nearest known key."""
+    return validate(read_yaml(path, StudyError), Study, StudyError)
+
+
+def study_from_data(data: Any) -> Study:
+    """A study out of the JSON values that travelled or lie in a run folder. Raises StudyError."""
+    try:
+        return Study.model_validate(data)
+    except ValueError as problem:
+        raise StudyError(f"the study that was received is not valid: {problem}") from None

@@ -1,0 +1,134 @@
+"""YAML read with line numbers, so that a mistake is named with its file and line.
+
+Schema errors of Pydantic come out as sentences: `studies/x.yaml:12: unknown key 'batchsize' in training; did you mean 'batch_size'?`
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from shared.errors import InputError
+
+Key = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that notes the line of every key and item and refuses a key given twice."""
+
+
+@dataclass(frozen=True)
+class YamlSource:
+    """One parsed YAML file: its data and, for each key path, the line (1-based) where it stands."""
+
+    path: Path
+    data: Any
+    lines: Mapping[Key, int]
+
+    def line_of(self, key: Key) -> int:
+        """Line of `key`, or of its nearest parent that stands in the file."""
+        while key and key not in self.lines:
+            key = key[:-1]
+        return self.lines.get(key, 1)
+
+
+def read_yaml(path: Path, error: type[InputError] = InputError) -> YamlSource:
+    """Parse `path`. Raises `error` (a sentence with file and line) where it is missing or no valid YAML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"{path}: can't be read as UTF-8 text: {problem}") from None
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            lines: dict[Key, int] = {(): 1}
+            if node is not None:
+                _note_lines(node, (), lines, path, error)
+            data = loader.construct_document(node) if node is not None else None
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark or problem.context_mark
+        line = mark.line + 1 if mark else 1
+        raise error(f"{path}:{line}: not valid YAML: {problem.problem or problem.context}") from None
+    except yaml.YAMLError as problem:
+        raise error(f"{path}: not valid YAML: {problem}") from None
+    if not isinstance(data, dict):
+        raise error(f"{path}: expected keys and values at the top level, but got {type(data).__name__}")
+    return YamlSource(path, data, lines)
+
+
+def _note_lines(node: yaml.Node, key: Key, lines: dict[Key, int], path: Path, error: type[InputError]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[Hashable] = set()
+        for name_node, value_node in node.value:
+            name = name_node.value
+            line = name_node.start_mark.line + 1
+            if name in seen:
+                raise error(f"{path}:{line}: key '{name}' is given twice")
+            seen.add(name)
+            lines[(*key, name)] = line
+            _note_lines(value_node, (*key, name), lines, path, error)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*key, index)] = item.start_mark.line + 1
+            _note_lines(item, (*key, index), lines, path, error)
+
+
+def validate(source: YamlSource, schema: type[Model], error: type[InputError]) -> Model:
+    """Build `schema` from `source`; every schema mistake becomes one line of the raised `error`."""
+    try:
+        return schema.model_validate(source.data)
+    except ValidationError as problem:
+        sentences = [_sentence(source, schema, dict(item)) for item in problem.errors()]
+        raise error("\n".join(dict.fromkeys(sentences))) from None
+
+
+def _sentence(source: YamlSource, schema: type[BaseModel], item: Mapping[str, Any]) -> str:
+    location: Key = tuple(item["loc"])
+    place = f"{source.path}:{source.line_of(location)}"
+    dotted = ".".join(str(part) for part in location)
+    kind = str(item["type"])
+    if kind == "extra_forbidden":
+        parent = ".".join(str(part) for part in location[:-1])
+        where = f" in {parent}" if parent else ""
+        fields = _fields_at(schema, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), fields, n=1, cutoff=0.5)
+        hint = f"; did you mean '{close[0]}'?" if close else f"; known keys are {', '.join(sorted(fields))}"
+        return f"{place}: unknown key '{location[-1]}'{where}{hint}"
+    if kind == "missing":
+        return f"{place}: key '{dotted}' is missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    got = item.get("input")
+    shown = f", but got {got!r}" if isinstance(got, str | int | float | bool | type(None)) else ""
+    if kind == "value_error":
+        shown = ""
+    return f"{place}: {dotted or 'the file'}: {message[0].lower() + message[1:]}{shown}"
+
+
+def _fields_at(schema: type[BaseModel], location: Key) -> list[str]:
+    """Names of the keys allowed at `location`, following nested models, unions and containers."""
+    models: list[type[BaseModel]] = [schema]
+    for part in location:
+        step: list[type[BaseModel]] = []
+        for model in models:
+            if isinstance(part, str) and part in model.model_fields:
+                step.extend(_models_in(model.model_fields[part].annotation))
+        models = step or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
