@@ -1,0 +1,197 @@
+"""The run folder: everything the coordinator keeps of one run, as files that people and programs can read.
+
+    runs/NAME/
+      study.json               the study, canonical
+      run.json                 RunRecord: who, what, which code, state
+      rounds/0000/round.json   RoundRecord of round 0 (PREPARE: data counts and the baseline evaluation)
+      rounds/0001/round.json   RoundRecord; model.safetensors beside it is the global model after the round
+      evaluation.json          FinalRecord: each site's evaluation of the final model
+      events.jsonl             Event a line, appended as things happen: what the live view reads
+      logs/                    output of the processes
+      report.json, report.html made from the above by `consilium-server report`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field
+
+from shared.errors import RunFolderError, StorageError
+from shared.results import Evaluated, Prepared, SiteHello, Trained
+from shared.study import Strict, Study, study_from_data
+
+State = Literal["starting", "running", "finished", "stopped", "failed"]
+Phase = Literal["waiting", "prepare", "train", "evaluate", "aggregate", "done"]
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class Miss(Strict):
+    """A site that was asked and is not part of the result: no answer, or a refusal with its code."""
+
+    site: str
+    reason: Literal["no answer", "refused", "invalid", "offline"]
+    code: str | None = None
+
+
+class RoundTiming(Strict):
+    """Seconds by the coordinator's clock. `wait` is the time in which the coordinator had nothing to do but wait for sites."""
+
+    push: float
+    wait: float
+    aggregate: float
+    checkpoint: float
+    total: float
+
+
+class SiteTiming(Strict):
+    """Seconds for one site in one round, seen by the coordinator: sent to received; `bytes_*` of array payload."""
+
+    answered_after: float
+    bytes_down: int
+    bytes_up: int
+
+
+class RoundRecord(Strict):
+    """One round. Round 0 has `prepared`; later rounds have `trained`."""
+
+    round: int
+    started: str
+    model_in: str | None = Field(description="digest of the global model that was sent; None in round 0 of a resumed run")
+    model_out: str
+    weights: dict[str, float] = Field(default_factory=dict, description="aggregation weight by site, adding up to 1")
+    update_digests: dict[str, str] = Field(default_factory=dict)
+    prepared: dict[str, Prepared] = Field(default_factory=dict)
+    trained: dict[str, Trained] = Field(default_factory=dict)
+    missing: list[Miss] = Field(default_factory=list)
+    late: list[str] = Field(default_factory=list, description="sites whose answer to an earlier round came in this one, ignored")
+    sites: dict[str, SiteTiming] = Field(default_factory=dict)
+    timing: RoundTiming
+
+
+class FinalRecord(Strict):
+    """Evaluation of the final model at every site."""
+
+    model: str
+    sites: dict[str, Evaluated]
+    missing: list[Miss] = Field(default_factory=list)
+    timing: RoundTiming
+
+
+class RunRecord(Strict):
+    """What a run is, written at its start and rewritten when its state changes."""
+
+    name: str
+    study_digest: str
+    started: str
+    ended: str | None = None
+    state: State
+    reason: str | None = Field(default=None, description="a sentence, where the state is stopped or failed")
+    versions: dict[str, str]
+    code_digest: str
+    parameters: int
+    trained_parameters: int
+    bytes_down: int = Field(description="array bytes to each site in each round")
+    bytes_up: int = Field(description="array bytes from each site in each round")
+    resolved: dict[str, str] = Field(default_factory=dict, description="what every `auto` of the study became, by site or key")
+    sites: dict[str, SiteHello] = Field(default_factory=dict)
+
+
+class Event(Strict):
+    """One line of events.jsonl."""
+
+    at: float = Field(description="Unix time")
+    kind: Literal["run", "round", "site", "note"]
+    round: int | None = None
+    site: str | None = None
+    phase: Phase | None = None
+    text: str | None = None
+    loss: float | None = None
+    accuracy: float | None = None
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either its old content or all of the new. Raises StorageError."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+    except OSError as problem:
+        raise StorageError(f"{path}: can't be written: {problem.strerror or problem}") from None
+
+
+class RunFolder:
+    """Typed access to one run folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def round_path(self, number: int) -> Path:
+        return self.path / "rounds" / f"{number:04d}"
+
+    def rounds(self) -> list[RoundRecord]:
+        """All finished rounds in order."""
+        return [self.read(path, RoundRecord) for path in sorted(self.path.glob("rounds/[0-9]*/round.json"))]
+
+    def study(self) -> Study:
+        return study_from_data(self._json(self.path / "study.json"))
+
+    def run(self) -> RunRecord:
+        return self.read(self.path / "run.json", RunRecord)
+
+    def final(self) -> FinalRecord | None:
+        path = self.path / "evaluation.json"
+        return self.read(path, FinalRecord) if path.exists() else None
+
+    def events(self) -> Iterator[Event]:
+        """Events so far; a line that is still being written is left for the next call."""
+        path = self.path / "events.jsonl"
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8") as stream:
+            for line in stream:
+                if line.endswith("\n"):
+                    yield Event.model_validate_json(line)
+
+    def note(self, event: Event) -> None:
+        """Append one event."""
+        try:
+            with (self.path / "events.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(event.model_dump_json(exclude_none=True) + "\n")
+        except OSError as problem:
+            raise StorageError(f"{self.path}: can't be written: {problem.strerror or problem}") from None
+
+    def write(self, name: str, record: BaseModel) -> None:
+        write_atomic(self.path / name, record.model_dump_json(indent=2).encode() + b"\n")
+
+    def read(self, path: Path, schema: type[Record]) -> Record:
+        try:
+            return schema.model_validate(self._json(path))
+        except ValueError as problem:
+            raise RunFolderError(f"{path}: not as expected: {problem}") from None
+
+    def _json(self, path: Path) -> Any:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(f"{path}: no such file; is {self.path} the folder of a run?") from None
+        except (OSError, ValueError) as problem:
+            raise RunFolderError(f"{path}: can't be read: {problem}") from None
