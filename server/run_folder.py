@@ -1,14 +1,14 @@
 """The run folder: everything the coordinator keeps of one run, as files that people and programs can read.
 
-    runs/NAME/
-      study.json               the study, canonical
-      run.json                 RunRecord: who, what, which code, state
-      rounds/0000/round.json   RoundRecord of round 0 (PREPARE: data counts and the baseline evaluation)
-      rounds/0001/round.json   RoundRecord; model.safetensors beside it is the global model after the round
-      evaluation.json          FinalRecord: each site's evaluation of the final model
-      events.jsonl             Event a line, appended as things happen: what the live view reads
-      logs/                    output of the processes
-      report.json, report.html made from the above by `consilium-server report`
+runs/NAME/
+  study.json               the study, canonical
+  run.json                 RunRecord: who, what, which code, state
+  rounds/0000/round.json   RoundRecord of round 0 (PREPARE: data counts and the baseline evaluation)
+  rounds/0001/round.json   RoundRecord; model.safetensors beside it is the global model after the round
+  evaluation.json          FinalRecord: each site's evaluation of the final model
+  events.jsonl             Event a line, appended as things happen: what the live view reads
+  logs/                    output of the processes
+  report.json, report.html made from the above by `consilium-server report`
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -63,14 +65,18 @@ class RoundRecord(Strict):
 
     round: int
     started: str
-    model_in: str | None = Field(description="digest of the global model that was sent; None in round 0 of a resumed run")
+    model_in: str | None = Field(
+        description="digest of the global model that was sent; None in round 0 of a resumed run"
+    )
     model_out: str
     weights: dict[str, float] = Field(default_factory=dict, description="aggregation weight by site, adding up to 1")
     update_digests: dict[str, str] = Field(default_factory=dict)
     prepared: dict[str, Prepared] = Field(default_factory=dict)
     trained: dict[str, Trained] = Field(default_factory=dict)
     missing: list[Miss] = Field(default_factory=list)
-    late: list[str] = Field(default_factory=list, description="sites whose answer to an earlier round came in this one, ignored")
+    late: list[str] = Field(
+        default_factory=list, description="sites whose answer to an earlier round came in this one, ignored"
+    )
     sites: dict[str, SiteTiming] = Field(default_factory=dict)
     timing: RoundTiming
 
@@ -97,9 +103,13 @@ class RunRecord(Strict):
     code_digest: str
     parameters: int
     trained_parameters: int
+    code: str | None = Field(default=None, description="code of docs/errors.md, where the state is failed")
+    expected: list[str] = Field(description="sites that were admitted to this run")
     bytes_down: int = Field(description="array bytes to each site in each round")
     bytes_up: int = Field(description="array bytes from each site in each round")
-    resolved: dict[str, str] = Field(default_factory=dict, description="what every `auto` of the study became, by site or key")
+    resolved: dict[str, str] = Field(
+        default_factory=dict, description="what every `auto` of the study became, by site or key"
+    )
     sites: dict[str, SiteHello] = Field(default_factory=dict)
 
 
@@ -156,6 +166,24 @@ class RunFolder:
 
     def run(self) -> RunRecord:
         return self.read(self.path / "run.json", RunRecord)
+
+    def expected_sites(self) -> list[str]:
+        return sorted(self.run().expected)
+
+    def run_id(self) -> str:
+        """What a run is called in messages: its name and the moment it was made, so that a folder used again is another run."""
+        run = self.run()
+        return f"{run.name}-{run.started.replace(':', '').replace('+0000', 'Z')}"
+
+    def update_run(self, **changes: Any) -> None:
+        """Rewrite run.json with some values changed."""
+        self.write("run.json", self.run().model_copy(update=changes))
+
+    def end(self, state: State, reason: str, code: str | None = None) -> None:
+        """Note that the run has stopped or failed, and why."""
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        self.note(Event(at=time.time(), kind="run", phase="done", text=f"{state}: {reason}"))
+        self.update_run(state=state, reason=reason, code=code, ended=ended)
 
     def final(self) -> FinalRecord | None:
         path = self.path / "evaluation.json"

@@ -26,7 +26,8 @@ class SiteData(Strict):
     root: str
     synthetic: bool = Field(description="true for phantoms: every report then says so")
     patient_stand_in: str | None = Field(
-        default=None, description="where the data has no patient id: which id stands in, e.g. lesion_id; every report repeats it"
+        default=None,
+        description="where the data has no patient id: which id stands in, e.g. lesion_id; every report repeats it",
     )
     unreadable: Literal["stop", "skip"] = Field(default="stop", description="what to do at an image that can't be read")
 
@@ -35,9 +36,13 @@ class Policy(Strict):
     """What the hospital allows, whatever a study asks."""
 
     minimum_patients: int = Field(default=20, ge=1, description="a study that reaches fewer patients is refused")
-    minimum_cell: int = Field(default=5, ge=1, description="smallest histogram cell that may leave; the larger of this and the study's counts")
+    minimum_cell: int = Field(
+        default=5, ge=1, description="smallest histogram cell that may leave; the larger of this and the study's counts"
+    )
     maximum_rounds: int = Field(default=1000, ge=1)
-    maximum_update_norm: Annotated[float, Field(gt=0)] = Field(default=1e6, description="L2 norm above which an update does not leave")
+    maximum_update_norm: Annotated[float, Field(gt=0)] = Field(
+        default=1e6, description="L2 norm above which an update does not leave"
+    )
 
 
 class Profile(Strict):

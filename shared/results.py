@@ -94,7 +94,9 @@ class Evaluated(Strict):
     train_images: Count
     network: HeadResult
     svm: HeadResult | None = None
-    svm_paper: HeadResult | None = Field(default=None, description="the SVM with the study's C and gamma as given, where a grid was searched")
+    svm_paper: HeadResult | None = Field(
+        default=None, description="the SVM with the study's C and gamma as given, where a grid was searched"
+    )
     svm_choice: SvmChoice | None = None
     seconds: dict[Literal["features", "svm", "metrics", "total"], float]
 

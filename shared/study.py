@@ -41,7 +41,9 @@ class Task(Strict):
     @model_validator(mode="after")
     def _check(self) -> Task:
         if self.positive_class not in self.classes:
-            raise ValueError(f"positive_class '{self.positive_class}' is not one of the classes {', '.join(self.classes)}")
+            raise ValueError(
+                f"positive_class '{self.positive_class}' is not one of the classes {', '.join(self.classes)}"
+            )
         seen: dict[str, str] = {}
         for name, labels in self.classes.items():
             for label in labels or [name]:
@@ -96,7 +98,8 @@ class Data(Strict):
     """Which records of a hospital's holding take part."""
 
     select: dict[str, list[str]] = Field(
-        default_factory=dict, description="keep records whose attribute has one of these values, e.g. abnormality: [calcification]"
+        default_factory=dict,
+        description="keep records whose attribute has one of these values, e.g. abnormality: [calcification]",
     )
     balanced: Balanced | None = None
     split: Split = Split()
@@ -113,7 +116,9 @@ class Preprocessing(Strict):
     """From an image file to a (channels, size, size) array in [0, 1]; done once, into the cache."""
 
     region: Literal["finding", "whole"] = Field(description="a square around the finding's mask, or the whole image")
-    margin: float = Field(default=0.25, ge=0, le=4, description="added around the finding's box, as a share of its longer side")
+    margin: float = Field(
+        default=0.25, ge=0, le=4, description="added around the finding's box, as a share of its longer side"
+    )
     size: int = Field(ge=16, le=1024)
     channels: Literal[1, 3] = Field(description="channels of the network's input; grey images are repeated")
     intensity: Literal["region_percentiles", "bit_depth"] = Field(
@@ -188,8 +193,12 @@ class SvmHead(Strict):
     C: float = Field(default=10.0, gt=0)
     gamma: float = Field(default=0.001, gt=0)
     class_weight: Literal["balanced", "none"] = "balanced"
-    grid: Grid | None = Field(default=None, description="None uses C and gamma as given; they are otherwise one more candidate")
-    calibration_folds: int = Field(default=5, ge=2, le=20, description="folds of the probability calibration (Platt, grouped by patient)")
+    grid: Grid | None = Field(
+        default=None, description="None uses C and gamma as given; they are otherwise one more candidate"
+    )
+    calibration_folds: int = Field(
+        default=5, ge=2, le=20, description="folds of the probability calibration (Platt, grouped by patient)"
+    )
 
 
 class Training(Strict):
@@ -241,8 +250,12 @@ class Federation(Strict):
         description="by each site's training images, all equal, or public weights by site name"
     )
     optimiser: ServerOptimiser = ServerOptimiser()
-    wire: Literal["fp32", "bf16"] = Field(default="fp32", description="number format of weights and updates in transport")
-    keep_updates: bool = Field(default=False, description="keep every site's update, so that an auditor can aggregate again")
+    wire: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="number format of weights and updates in transport"
+    )
+    keep_updates: bool = Field(
+        default=False, description="keep every site's update, so that an auditor can aggregate again"
+    )
 
 
 class Evaluation(Strict):
@@ -251,8 +264,12 @@ class Evaluation(Strict):
     resamples: int = Field(default=1000, ge=100, le=20_000, description="bootstrap resamples, drawn by patient")
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     histogram_bins: int = Field(default=100, ge=10, le=1000, description="public equal bins of [0, 1] for the scores")
-    minimum_cell: int = Field(default=5, ge=1, description="smallest count of a histogram cell that leaves; neighbours are merged")
-    baseline: bool = Field(default=True, description="evaluate the round-0 model too, so that what was learned is a paired figure")
+    minimum_cell: int = Field(
+        default=5, ge=1, description="smallest count of a histogram cell that leaves; neighbours are merged"
+    )
+    baseline: bool = Field(
+        default=True, description="evaluate the round-0 model too, so that what was learned is a paired figure"
+    )
 
 
 class Governance(Strict):

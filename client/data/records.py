@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from shared.errors import DataError
+
 Part = Literal["train", "validation", "test"]
+Unit = Literal["finding", "view", "image"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,4 +55,14 @@ class Holding:
 class Adapter(Protocol):
     """Reads one dataset layout. Raises shared.errors.DataError where the folder is not of that layout at all."""
 
-    def __call__(self, root: Path, *, unit: Literal["finding", "view", "image"]) -> Holding: ...
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """What one label of the layout can belong to, the usual one first."""
+
+    def __call__(self, root: Path, *, unit: Unit) -> Holding: ...
+
+
+def require_unit(layout: str, units: tuple[Unit, ...], unit: Unit) -> None:
+    """Raise DataError where the study's unit is none that the layout has."""
+    if unit not in units:
+        raise DataError(f"task.unit is '{unit}', but the layout {layout} has only: {', '.join(units)}")

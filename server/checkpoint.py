@@ -1,0 +1,149 @@
+"""The global model in files: the starting model, and an atomic checkpoint after every round.
+
+A round's folder appears under its final name only when it is complete: it is filled under a hidden name, fsynced, and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from server.run_folder import RoundRecord, RunFolder, write_atomic
+from shared.aggregation import OptimiserState
+from shared.errors import RunFolderError, StorageError
+from shared.study import ServerOptimiser
+from shared.wire import Flat, Manifest, flat_digest, flatten, manifest_from_pairs, unflatten
+
+#: Checkpoints whose weights are kept beside the last one; every round.json stays.
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class StartingModel:
+    """What every site must hold before round 1."""
+
+    manifest: Manifest
+    flat: Flat
+    frozen_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Global model and optimiser state after `round` (0: the starting model)."""
+
+    round: int
+    flat: Flat
+    state: OptimiserState
+
+
+def write_starting_model(folder: RunFolder, model: StartingModel) -> None:
+    """`model/manifest.json` and `model/initial.safetensors`. Raises StorageError."""
+    target = folder.path / "model"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        _save(target / "initial.safetensors", model.flat, model.manifest)
+    except OSError as problem:
+        raise StorageError(f"{target}: can't be written: {problem.strerror or problem}") from None
+    pairs = [[tensor.name, list(tensor.shape)] for tensor in model.manifest.tensors]
+    body = {"tensors": pairs, "frozen_digest": model.frozen_digest, "initial_digest": flat_digest(model.flat)}
+    write_atomic(target / "manifest.json", json.dumps(body, indent=1).encode())
+
+
+def read_starting_model(folder: RunFolder) -> StartingModel:
+    """Raises RunFolderError where it is missing or was changed."""
+    target = folder.path / "model"
+    try:
+        body = json.loads((target / "manifest.json").read_text())
+        manifest = manifest_from_pairs(body["tensors"])
+    except (OSError, ValueError, KeyError) as problem:
+        raise RunFolderError(f"{target / 'manifest.json'}: can't be read: {problem}") from None
+    flat = _load(target / "initial.safetensors", manifest)
+    if flat_digest(flat) != body["initial_digest"]:
+        raise RunFolderError(f"{target / 'initial.safetensors'}: its digest is not the one in manifest.json")
+    return StartingModel(manifest, flat, body["frozen_digest"])
+
+
+def write_checkpoint(
+    folder: RunFolder,
+    record: RoundRecord,
+    checkpoint: Checkpoint | None,
+    manifest: Manifest,
+    updates: Path | None = None,
+) -> None:
+    """Write the round's folder atomically; `updates` is a folder of kept updates that moves into it. Raises StorageError."""
+    target = folder.round_path(record.round)
+    hidden = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir(parents=True)
+        if checkpoint is not None:
+            _save(hidden / "model.safetensors", checkpoint.flat, manifest)
+            if checkpoint.state.first.size:
+                for name, array in (("first", checkpoint.state.first), ("second", checkpoint.state.second)):
+                    np.save(hidden / f"optimiser-{name}.npy", array)
+        if updates is not None:
+            updates.rename(hidden / "updates")
+        write_atomic(hidden / "round.json", record.model_dump_json(indent=2).encode() + b"\n")
+        for path in hidden.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        _sync(hidden)
+        hidden.rename(target)
+        _sync(target.parent)
+    except OSError as problem:
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise StorageError(
+            f"{target}: the checkpoint of round {record.round} can't be written ({problem.strerror or problem}); "
+            "free some space, then launch again: the rounds before it are kept"
+        ) from None
+    _forget_old(folder, record.round)
+
+
+def latest_checkpoint(folder: RunFolder, manifest: Manifest, optimiser: ServerOptimiser) -> Checkpoint:
+    """The last complete round's checkpoint, or the starting model as round 0."""
+    rounds = [int(path.parent.name) for path in folder.path.glob("rounds/[0-9]*/model.safetensors")]
+    if not rounds:
+        flat = read_starting_model(folder).flat
+        return Checkpoint(0, flat, OptimiserState.start(optimiser, flat.size))
+    place = folder.round_path(max(rounds))
+    state = OptimiserState.start(optimiser, 0)
+    if (place / "optimiser-first.npy").exists():
+        state = OptimiserState(np.load(place / "optimiser-first.npy"), np.load(place / "optimiser-second.npy"))
+    return Checkpoint(max(rounds), _load(place / "model.safetensors", manifest), state)
+
+
+def _forget_old(folder: RunFolder, newest: int) -> None:
+    for path in folder.path.glob("rounds/[0-9]*/*"):
+        if int(path.parent.name) <= newest - KEPT_CHECKPOINTS and path.suffix in (".safetensors", ".npy"):
+            path.unlink(missing_ok=True)
+
+
+def _save(path: Path, flat: Flat, manifest: Manifest) -> None:
+    try:
+        save_file(unflatten(flat, manifest), path, metadata={"format": "pt", "digest": flat_digest(flat)})
+    except SafetensorError as problem:  # safetensors wraps the operating system's error
+        path.unlink(missing_ok=True)
+        raise OSError(str(problem)) from None
+
+
+def _load(path: Path, manifest: Manifest) -> Flat:
+    try:
+        arrays = load_file(path)
+        return flatten({tensor.name: arrays[tensor.name] for tensor in manifest.tensors}, manifest)
+    except (OSError, SafetensorError, KeyError) as problem:
+        raise RunFolderError(f"{path}: can't be read: {problem}") from None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

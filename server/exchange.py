@@ -1,0 +1,155 @@
+"""Messages to sites and their answers, over Flower's Grid: one message a site, one answer pulled at a time, every wait with a deadline.
+
+Flower's own `send_and_receive` polls every 3 s and pulls all answers at once; here answers are pulled singly, as they come, so that
+the coordinator's memory holds one update and not one a site.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from server.run_folder import Miss
+from shared.errors import ConsiliumError, InstructionError
+from shared.messages import (
+    ANSWER,
+    BODY,
+    FLAT,
+    INSTRUCTION,
+    MESSAGE_TYPES,
+    MODEL,
+    UPDATE,
+    Answer,
+    Instruction,
+    Kind,
+    read_answer,
+)
+
+POLL_SECONDS = 0.1
+ONLINE_CHECK_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One message on its way."""
+
+    site: str
+    node: int
+    kind: Kind
+    round: int
+    sent: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What came back for one message: an answer (with its flat array, as it travelled), or the reason why there is none."""
+
+    asked: Asked
+    after: float
+    answer: Answer | None = None
+    array: npt.NDArray[np.generic] | None = None
+    miss: Miss | None = None
+
+
+class Exchange:
+    """Outstanding messages of one run. `names` are the sites' names as registered, by which Flower's nodes are known."""
+
+    def __init__(self, grid: Grid, expected: Iterable[str]) -> None:
+        self._grid = grid
+        self._expected = frozenset(expected)
+        self._open: dict[str, Asked] = {}
+
+    def online(self) -> dict[str, int]:
+        """Node id of every expected site that is online now."""
+        nodes = self._grid.get_nodes() if hasattr(self._grid, "get_nodes") else ()
+        return {node.name: node.node_id for node in nodes if node.name in self._expected}
+
+    def send(
+        self,
+        kind: Kind,
+        number: int,
+        nodes: Mapping[str, int],
+        instruction: Instruction,
+        model: npt.NDArray[np.generic],
+        deadline_s: float,
+    ) -> int:
+        """Send one instruction with `model` to each of `nodes`; returns array bytes for each. All share one array on the wire."""
+        record = ArrayRecord({FLAT: Array(model)})
+        body = instruction.model_dump_json()
+        now = time.time()
+        sites = sorted(nodes)
+        messages = [
+            Message(
+                RecordDict({INSTRUCTION: ConfigRecord({BODY: body}), MODEL: record}),
+                dst_node_id=nodes[site],
+                message_type=MESSAGE_TYPES[kind],
+                ttl=deadline_s,
+                group_id=str(number),
+            )
+            for site in sites
+        ]
+        identifiers = list(self._grid.push_messages(messages))
+        for site, identifier in zip(sites, identifiers, strict=True):
+            if identifier:
+                self._open[identifier] = Asked(site, nodes[site], kind, number, now, now + deadline_s)
+        return int(model.nbytes)
+
+    def outstanding(self, kind: Kind, number: int) -> set[str]:
+        """Sites that have not answered this message yet."""
+        return {asked.site for asked in self._open.values() if (asked.kind, asked.round) == (kind, number)}
+
+    def collect(self) -> Iterator[Arrival]:
+        """Every answer that has come since the last call, and every message whose deadline has passed."""
+        for identifier, asked in list(self._open.items()):
+            for message in self._grid.pull_messages([identifier]):
+                if self._open.pop(identifier, None) is None:
+                    continue
+                yield _arrival(message, asked)
+            if identifier in self._open and time.time() > asked.deadline:
+                del self._open[identifier]
+                yield Arrival(asked, time.time() - asked.sent, miss=Miss(site=asked.site, reason="no answer"))
+
+    def wait(self, kind: Kind, number: int) -> Iterator[Arrival]:
+        """Arrivals until every site has answered this message, its deadline has passed, or the rest have gone offline.
+
+        Arrivals of other messages (late ones) are among them: look at `asked`.
+        """
+        checked = time.monotonic()
+        while self.outstanding(kind, number):
+            yield from self.collect()
+            if time.monotonic() - checked > ONLINE_CHECK_SECONDS:
+                checked = time.monotonic()
+                yield from self._gone(kind, number)
+            time.sleep(POLL_SECONDS)
+
+    def _gone(self, kind: Kind, number: int) -> Iterator[Arrival]:
+        online = set(self.online().values())
+        for asked in list(self._open.values()):
+            if (asked.kind, asked.round) == (kind, number) and asked.node not in online:
+                # Its message stays valid until the deadline; the answer, if one comes, is late and ignored.
+                identifier = next(key for key, value in self._open.items() if value is asked)
+                del self._open[identifier]
+                yield Arrival(asked, time.time() - asked.sent, miss=Miss(site=asked.site, reason="offline"))
+
+
+def _arrival(message: Message, asked: Asked) -> Arrival:
+    after = time.time() - asked.sent
+    if message.has_error():
+        return Arrival(asked, after, miss=Miss(site=asked.site, reason="no answer"))
+    try:
+        answer = read_answer(str(message.content.config_records[ANSWER][BODY]))
+        if answer.hello.site != asked.site or answer.round != asked.round:
+            raise InstructionError("the answer is another site's or another round's")
+        array = message.content.array_records[UPDATE][FLAT].numpy() if UPDATE in message.content.array_records else None
+    except (ConsiliumError, KeyError, ValueError):
+        return Arrival(asked, after, miss=Miss(site=asked.site, reason="invalid"))
+    if answer.refused is not None:
+        return Arrival(asked, after, answer, miss=Miss(site=asked.site, reason="refused", code=answer.refused.code))
+    return Arrival(asked, after, answer, array)

@@ -1,0 +1,330 @@
+"""The rounds of a run: prepare, train round by round, evaluate. Every wait has a deadline; a round needs a quorum, not everyone.
+
+Everything that must survive lies in the run folder: the coordinator holds one global model, one update at a time, and nothing else.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from server.checkpoint import Checkpoint, latest_checkpoint, read_starting_model, write_checkpoint
+from server.exchange import Arrival, Exchange
+from server.run_folder import Event, FinalRecord, Miss, RoundRecord, RoundTiming, RunFolder, SiteTiming
+from shared.aggregation import apply_update, normalised_weights, weighted_mean
+from shared.errors import NonFiniteUpdateError, QuorumError, StorageError, WireError
+from shared.messages import Instruction, Kind
+from shared.results import Evaluated, Prepared, SiteHello, Trained
+from shared.wire import Flat, bytes_on_wire, decode, encode, flat_digest
+
+
+class Coordinator:
+    """Leads one run over `grid`, from the last checkpoint in `folder` to the final evaluation."""
+
+    def __init__(self, grid: Grid, folder: RunFolder) -> None:
+        self.folder = folder
+        self.study = folder.study()
+        self.plan = self.study.federation
+        self.expected = folder.expected_sites()
+        self.start = read_starting_model(folder)
+        self.exchange = Exchange(grid, self.expected)
+        self.prepared: dict[str, Prepared] = {}
+        self.refused_to_prepare: dict[str, Miss] = {}
+        self.hellos: dict[str, SiteHello] = {}
+        self.late: list[str] = []
+
+    def conduct(self) -> None:
+        """Run to the end. Raises QuorumError, StorageError; the rounds that were finished stay."""
+        self.folder.update_run(state="running")
+        self._wait_for_sites()
+        checkpoint = latest_checkpoint(self.folder, self.start.manifest, self.plan.optimiser)
+        self._prepare(checkpoint.round)
+        for number in range(checkpoint.round + 1, self.plan.rounds + 1):
+            checkpoint = self._round(number, checkpoint)
+        self._evaluate(checkpoint)
+        self._note("run", phase="done", text="finished")
+        self.folder.update_run(state="finished", ended=_now())
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def _wait_for_sites(self) -> None:
+        """Until all expected sites are online, or the join deadline has passed with a quorum."""
+        deadline = time.monotonic() + self.plan.join_deadline_s
+        online: dict[str, int] = {}
+        while time.monotonic() < deadline:
+            seen = self.exchange.online()
+            for site in sorted(set(seen) - set(online)):
+                self._note("site", site=site, phase="waiting", text="online")
+            online = seen
+            if len(online) == len(self.expected):
+                return
+            time.sleep(0.2)
+        if len(online) < self.plan.quorum:
+            raise QuorumError(
+                f"{len(online)} of {len(self.expected)} sites came online within {self.plan.join_deadline_s:g} s, "
+                f"but the quorum is {self.plan.quorum}; missing: {', '.join(sorted(set(self.expected) - set(online)))}"
+            )
+
+    def _prepare(self, number: int) -> None:
+        """Round 0, or the sites' preparation again when a run goes on."""
+        started, clock = _now(), time.monotonic()
+        self._note("round", number=0, phase="prepare")
+        sent = self._send("prepare", 0, self.exchange.online(), self.start.flat, self.plan.prepare_deadline_s)
+        pushed = time.monotonic() - clock
+        timing: dict[str, SiteTiming] = {}
+        missing: list[Miss] = []
+        for arrival in self.exchange.wait("prepare", 0):
+            self._take_prepared(arrival, missing, timing, sent)
+        waited = time.monotonic() - clock - pushed
+        missing += [Miss(site=site, reason="offline") for site in self._never_asked(missing)]
+        self._require_quorum(len(self.prepared), missing, "prepared")
+        if number == 0:
+            record = RoundRecord(
+                round=0, started=started, model_in=flat_digest(self.start.flat), model_out=flat_digest(self.start.flat),
+                prepared=self.prepared, missing=missing, sites=timing,
+                timing=RoundTiming(push=pushed, wait=waited, aggregate=0, checkpoint=0, total=time.monotonic() - clock),
+            )  # fmt: skip
+            write_checkpoint(self.folder, record, None, self.start.manifest)
+        resolved = {
+            f"{site}.{key}": value
+            for site, one in sorted(self.prepared.items())
+            for key, value in _resolved(one).items()
+        }
+        self.folder.update_run(sites=self.hellos, resolved=resolved)
+
+    def _round(self, number: int, checkpoint: Checkpoint) -> Checkpoint:
+        started, clock = _now(), time.monotonic()
+        self._note("round", number=number, phase="train")
+        incoming = self.folder.path / "rounds" / f".incoming-{number:04d}"
+        shutil.rmtree(incoming, ignore_errors=True)
+        incoming.mkdir(parents=True)
+        online = self.exchange.online()
+        ready = {site: node for site, node in online.items() if site in self.prepared}
+        self._invite_latecomers(online)
+        sent = self._send("train", number, ready, checkpoint.flat, self.plan.round_deadline_s)
+        pushed = time.monotonic() - clock
+
+        trained: dict[str, Trained] = {}
+        digests: dict[str, str] = {}
+        timing: dict[str, SiteTiming] = {}
+        missing: list[Miss] = []
+        busy = 0.0
+        for arrival in self.exchange.wait("train", number):
+            begun = time.monotonic()
+            if (arrival.asked.kind, arrival.asked.round) != ("train", number):
+                self._take_late(arrival)
+            else:
+                miss = self._take_update(arrival, incoming, trained, digests)
+                up = arrival.array.nbytes if arrival.array is not None else 0
+                timing[arrival.asked.site] = SiteTiming(answered_after=arrival.after, bytes_down=sent, bytes_up=up)
+                if miss is not None:
+                    missing.append(miss)
+                    self._note_miss(number, miss)
+            busy += time.monotonic() - begun
+        waited = time.monotonic() - clock - pushed - busy
+        missing += [Miss(site=site, reason="offline") for site in self._never_asked(missing, trained)]
+        self._require_quorum(len(trained), missing, f"finished round {number}")
+
+        self._note("round", number=number, phase="aggregate")
+        begun = time.monotonic()
+        weights = self._weights(trained)
+        mean = weighted_mean({site: incoming / f"{site}.npy" for site in trained}, weights)
+        flat, state = apply_update(checkpoint.flat, mean, self.plan.optimiser, checkpoint.state)
+        aggregated = busy + time.monotonic() - begun
+        begun = time.monotonic()
+        following = Checkpoint(number, flat, state)
+        record = RoundRecord(
+            round=number, started=started, model_in=flat_digest(checkpoint.flat), model_out=flat_digest(flat),
+            weights=weights, update_digests=digests, trained=trained, missing=missing, late=self.late, sites=timing,
+            timing=RoundTiming(
+                push=pushed, wait=waited, aggregate=aggregated, checkpoint=time.monotonic() - begun, total=time.monotonic() - clock
+            ),
+        )  # fmt: skip
+        write_checkpoint(
+            self.folder, record, following, self.start.manifest, incoming if self.plan.keep_updates else None
+        )
+        self.late = []
+        shutil.rmtree(incoming, ignore_errors=True)
+        self._note(
+            "round",
+            number=number,
+            phase="done",
+            loss=_mean_loss(trained, weights),
+            accuracy=_mean_accuracy(trained, weights),
+        )
+        return following
+
+    def _evaluate(self, checkpoint: Checkpoint) -> None:
+        clock = time.monotonic()
+        self._note("round", number=checkpoint.round, phase="evaluate")
+        nodes = {site: node for site, node in self.exchange.online().items() if site in self.prepared}
+        sent = self._send("evaluate", checkpoint.round, nodes, checkpoint.flat, self.plan.evaluation_deadline_s)
+        pushed = time.monotonic() - clock
+        results: dict[str, Evaluated] = {}
+        missing: list[Miss] = []
+        for arrival in self.exchange.wait("evaluate", checkpoint.round):
+            if arrival.asked.kind != "evaluate":
+                self._take_late(arrival)
+            elif arrival.answer is not None and arrival.answer.evaluated is not None and arrival.miss is None:
+                results[arrival.asked.site] = arrival.answer.evaluated
+                self._note("site", number=checkpoint.round, site=arrival.asked.site, phase="done", text="evaluated")
+            else:
+                miss = arrival.miss or Miss(site=arrival.asked.site, reason="invalid")
+                missing.append(miss)
+                self._note_miss(checkpoint.round, miss)
+        total = time.monotonic() - clock
+        missing += [Miss(site=site, reason="offline") for site in self._never_asked(missing, results)]
+        timing = RoundTiming(push=pushed, wait=total - pushed, aggregate=0, checkpoint=0, total=total)
+        self.folder.write(
+            "evaluation.json",
+            FinalRecord(model=flat_digest(checkpoint.flat), sites=results, missing=missing, timing=timing),
+        )
+        if not results:
+            raise QuorumError("no site evaluated the final model; the model itself is kept in the last round's folder")
+        del sent
+
+    # -- arrivals ------------------------------------------------------------------------------------------------------
+
+    def _take_prepared(self, arrival: Arrival, missing: list[Miss], timing: dict[str, SiteTiming], sent: int) -> None:
+        site = arrival.asked.site
+        timing[site] = SiteTiming(answered_after=arrival.after, bytes_down=sent, bytes_up=0)
+        miss = arrival.miss
+        answer = arrival.answer
+        if answer is not None:
+            self.hellos[site] = answer.hello
+        if miss is None and (answer is None or answer.prepared is None):
+            miss = Miss(site=site, reason="invalid")
+        if miss is None and answer is not None and answer.prepared is not None:
+            if answer.prepared.frozen_digest != self.start.frozen_digest:
+                miss = Miss(site=site, reason="refused", code="CONS-120")
+            else:
+                self.prepared[site] = answer.prepared
+                self._note("site", number=0, site=site, phase="waiting", text="prepared")
+        if miss is not None:
+            missing.append(miss)
+            self.refused_to_prepare[site] = miss
+            self._note_miss(0, miss)
+
+    def _take_late(self, arrival: Arrival) -> None:
+        """A latecomer's preparation, or an answer to an earlier round, which is counted and ignored."""
+        if arrival.asked.kind == "prepare":
+            self._take_prepared(arrival, [], {}, 0)
+            self.folder.update_run(sites=self.hellos)
+        elif arrival.miss is None:
+            self.late.append(arrival.asked.site)
+            self._note("site", number=arrival.asked.round, site=arrival.asked.site, text="answered too late, ignored")
+
+    def _take_update(
+        self, arrival: Arrival, incoming: Path, trained: dict[str, Trained], digests: dict[str, str]
+    ) -> Miss | None:
+        """Check an update and put it into a file; the array is let go."""
+        site = arrival.asked.site
+        if arrival.miss is not None:
+            return arrival.miss
+        answer = arrival.answer
+        if answer is None or answer.trained is None or arrival.array is None:
+            return Miss(site=site, reason="invalid")
+        try:
+            digest = flat_digest(arrival.array)
+            update = decode(arrival.array, self.plan.wire)
+            if update.size != self.start.flat.size or digest != answer.update_digest:
+                raise WireError(f"{site}: the update has another length or digest than announced")
+            if not np.isfinite(update).all():
+                raise NonFiniteUpdateError(f"{site}: the update holds NaN or infinity")
+        except (WireError, NonFiniteUpdateError) as problem:
+            return Miss(site=site, reason="invalid", code=problem.code)
+        try:
+            np.save(incoming / f"{site}.npy", update)
+        except OSError as problem:
+            raise StorageError(f"{incoming}: an update can't be written: {problem.strerror or problem}") from None
+        trained[site] = answer.trained
+        digests[site] = digest
+        last = answer.trained.epochs[-1] if answer.trained.epochs else None
+        self._note(
+            "site", number=arrival.asked.round, site=site, phase="done",
+            loss=last.loss if last else None, accuracy=last.accuracy if last else None,
+        )  # fmt: skip
+        return None
+
+    # -- small parts ---------------------------------------------------------------------------------------------------
+
+    def _send(self, kind: Kind, number: int, nodes: Mapping[str, int], model: Flat, deadline_s: float) -> int:
+        if not nodes:
+            return 0
+        array = encode(model, self.plan.wire)
+        initial = flat_digest(encode(self.start.flat, self.plan.wire))
+        instruction = Instruction(
+            kind=kind, run=self.folder.run_id(), round=number, study=self.study.to_data(), study_digest=self.study.digest(),
+            model_digest=flat_digest(array), manifest_digest=self.start.manifest.digest(),
+            compare_with=initial if kind == "evaluate" and self.study.evaluation.baseline else None,
+        )  # fmt: skip
+        for site in sorted(nodes):
+            self._note("site", number=number, site=site, phase=kind)
+        return self.exchange.send(kind, number, nodes, instruction, array, deadline_s)
+
+    def _invite_latecomers(self, online: Mapping[str, int]) -> None:
+        """A site that came after round 0 prepares during this round and takes part from the next."""
+        waiting = self.exchange.outstanding("prepare", 0)
+        fresh = {
+            site: node
+            for site, node in online.items()
+            if site not in self.prepared and site not in self.refused_to_prepare and site not in waiting
+        }
+        self._send("prepare", 0, fresh, self.start.flat, self.plan.prepare_deadline_s)
+
+    def _never_asked(self, missing: list[Miss], present: Mapping[str, object] | None = None) -> list[str]:
+        known = {miss.site for miss in missing} | set(present if present is not None else self.prepared)
+        return sorted(set(self.expected) - known)
+
+    def _weights(self, trained: Mapping[str, Trained]) -> dict[str, float]:
+        rule = self.plan.weighting
+        if rule == "counts":
+            return normalised_weights({site: float(one.images) for site, one in trained.items()})
+        if rule == "uniform":
+            return normalised_weights(dict.fromkeys(trained, 1.0))
+        return normalised_weights({site: rule[site] for site in trained})
+
+    def _require_quorum(self, present: int, missing: list[Miss], what: str) -> None:
+        if present < self.plan.quorum:
+            reasons = "; ".join(
+                f"{miss.site}: {miss.reason}{f' ({miss.code})' if miss.code else ''}" for miss in missing
+            )
+            raise QuorumError(
+                f"{present} of {len(self.expected)} sites {what}, but the quorum is {self.plan.quorum}. {reasons}"
+            )
+
+    def _note_miss(self, number: int, miss: Miss) -> None:
+        text = f"missing: {miss.reason}" + (f", {miss.code}" if miss.code else "")
+        self._note("site", number=number, site=miss.site, text=text)
+
+    def _note(self, kind: str, *, number: int | None = None, **values: object) -> None:
+        self.folder.note(Event.model_validate({"at": time.time(), "kind": kind, "round": number, **values}))
+
+
+def expected_bytes(values: int, wire: str) -> int:
+    """Array bytes of one model or update on the wire."""
+    return bytes_on_wire(values, "bf16" if wire == "bf16" else "fp32")
+
+
+def _resolved(prepared: Prepared) -> dict[str, str]:
+    return {"device": prepared.device, "precision": prepared.precision, "memory_format": prepared.memory_format}
+
+
+def _mean_loss(trained: Mapping[str, Trained], weights: Mapping[str, float]) -> float | None:
+    values = [weights[site] * one.epochs[-1].loss for site, one in trained.items() if one.epochs]
+    return sum(values) if len(values) == len(trained) else None
+
+
+def _mean_accuracy(trained: Mapping[str, Trained], weights: Mapping[str, float]) -> float | None:
+    values = [weights[site] * one.epochs[-1].accuracy for site, one in trained.items() if one.epochs]
+    return sum(values) if len(values) == len(trained) else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
