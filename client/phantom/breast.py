@@ -1,8 +1,8 @@
 """The breast without findings: outline, parenchyma, pectoral muscle.
 
 Images are drawn with the chest wall at the left edge and mirrored for the right breast, on the signal scale [0, 1],
-where bright is dense. Parenchyma is power-law noise: mammographic power spectra fall as 1/f^beta with beta near 3 (Burgess,
-Jacobson and Judy, Medical Physics 28:419, 2001).
+where bright is dense. Parenchyma is power-law noise: mammographic power spectra fall as 1/f^beta with beta near 3
+(Burgess, Jacobson and Judy, Medical Physics 28:419, 2001).
 """
 
 from __future__ import annotations

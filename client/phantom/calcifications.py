@@ -1,8 +1,8 @@
 """Microcalcifications: particle shapes, their arrangement, and the label-free amount of both.
 
 Lengths are in units of the region's mean radius, so that morphology survives when a region of any size is resized to 64
-pixels. Particles are therefore larger, relative to the breast, than in a real mammogram (BI-RADS: suspicious ones are mostly
-below 0.5 mm).
+pixels. Particles are therefore larger, relative to the breast, than in a real mammogram (BI-RADS: suspicious ones are
+mostly below 0.5 mm).
 
 A malignant finding must not be recognisable by brightness. The drawn particles only decide *which* pixels are
 brightest: `specify_histogram` then gives the ranked pixels the values of a profile that depends on load and contrast

@@ -1,7 +1,8 @@
 """Scanner presets: what differs between the images of one hospital and another.
 
 Sites of a federation differ in detector, processing and case mix. Each preset fixes those differences as public
-constants, so that a demonstration with three presets has three visibly different hospitals. The vendor strings are invented.
+constants, so that a demonstration with three presets has three visibly different hospitals. The vendor strings are
+invented.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The case-description tables of CBIS-DDSM, with the columns and cell quirks of the published files.
 
 Quirks kept on purpose (seen in `calc_case_description_*.csv`): `breast density` has a space in the calcification
-tables; the cell of the cropped image ends in a line break and is therefore quoted; the paths name `000000.dcm` and `000001.dcm`
-where a download from TCIA holds `1-1.dcm` and `1-2.dcm`; `N/A` stands for an absent descriptor.
+tables; the cell of the cropped image ends in a line break and is therefore quoted; the paths name `000000.dcm` and
+`000001.dcm` where a download from TCIA holds `1-1.dcm` and `1-2.dcm`; `N/A` stands for an absent descriptor.
 """
 
 from __future__ import annotations
