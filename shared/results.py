@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.study import Name, Strict
 
@@ -54,6 +55,20 @@ class ScoreHistogram(Strict):
     positive: list[Count]
     negative: list[Count]
     minimum_cell: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> ScoreHistogram:
+        cells = len(self.edges) - 1
+        if cells < 1 or len(self.positive) != cells or len(self.negative) != cells:
+            raise ValueError(
+                f"{len(self.edges)} edges need one positive and one negative count between each two, "
+                f"but there are {len(self.positive)} and {len(self.negative)}"
+            )
+        if any(low >= high for low, high in pairwise(self.edges)):
+            raise ValueError("edges must ascend")
+        if any(0 < count < self.minimum_cell for count in (*self.positive, *self.negative)):
+            raise ValueError(f"a cell counts fewer than {self.minimum_cell} images but not none")
+        return self
 
 
 class HeadResult(Strict):
