@@ -102,6 +102,11 @@ class Data(Strict):
         description="keep records whose attribute has one of these values, e.g. abnormality: [calcification]",
     )
     balanced: Balanced | None = None
+    scarce_classes: Literal["refuse", "leave_out"] = Field(
+        default="refuse",
+        description="at a site where a class has too few patients for every part and the SVM's folds: refuse the study, or leave "
+        "that class out there and say so (never the positive class)",
+    )
     split: Split = Split()
 
 

@@ -119,7 +119,7 @@ def bytes_on_wire(values: int, wire: Wire) -> int:
 def flat_digest(flat: npt.NDArray[np.generic]) -> str:
     """SHA-256 (hex) of a buffer's bytes, little endian."""
     contiguous = np.ascontiguousarray(flat.astype(flat.dtype.newbyteorder("<"), copy=False))
-    return hashlib.sha256(contiguous.view(np.uint8)).hexdigest()
+    return hashlib.sha256(contiguous.data).hexdigest()
 
 
 def manifest_from_pairs(pairs: Sequence[tuple[str, Sequence[int]]]) -> Manifest:

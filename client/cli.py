@@ -1,0 +1,150 @@
+"""`consilium-site`: the hospital's command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from shared.errors import ConsiliumError
+
+app = typer.Typer(
+    name="consilium-site",
+    help="Take part in federated training without sharing an image.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(help="The site's own folder (keys, approvals, cache, results)")]
+
+
+@app.command()
+def check(
+    profile: Annotated[Path, typer.Argument(help="Site profile: a folder with profile.yaml, or the file")],
+    study: Annotated[Path | None, typer.Option(help="Also divide the data as this study would")] = None,
+) -> None:
+    """Open the data and say what is there: patients, images, classes, unreadable files, duplicates, device, disk.
+
+    Example: consilium-site check sites/demo/anna --study configs/demo.yaml
+    """
+    from client.data.check import check_profile
+    from shared.profile import load_profile
+    from shared.study import load_study
+
+    loaded = load_study(study) if study is not None else None
+    if not check_profile(load_profile(profile), loaded, Console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Folder to make; it must be new or empty")],
+    patients: Annotated[int, typer.Option(min=1)],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    scanner: Annotated[str, typer.Option(help="Name of a synthetic scanner")] = "",
+    prevalence: Annotated[
+        float | None, typer.Option(help="Share of malignant findings; the scanner's own if not given")
+    ] = None,
+) -> None:
+    """Write synthetic mammograms in the published layout of CBIS-DDSM: DICOM, masks, crops, tables.
+
+    Example: consilium-site phantom data/anna --patients 80 --seed 1 --scanner NAME
+    """
+    from rich.progress import Progress
+
+    from client.phantom import SCANNERS, write_phantom
+    from shared.errors import InputError
+
+    if scanner not in SCANNERS:
+        raise InputError(f"--scanner: expected one of {', '.join(SCANNERS)}, but got '{scanner}'")
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True) as bar:
+        line = bar.add_task(f"{folder.name}: synthetic patients", total=patients)
+        write_phantom(
+            folder,
+            patients=patients,
+            seed=seed,
+            scanner=scanner,
+            prevalence=prevalence,
+            progress=lambda done, total: bar.update(line, completed=done, total=total),
+        )
+    Console().print(f"{folder}: {patients} synthetic patients, scanner {scanner}, seed {seed}", soft_wrap=True)
+
+
+@app.command()
+def init(
+    folder: Folder,
+    profile: Annotated[Path, typer.Option(help="Site profile: a folder with profile.yaml, or the file")],
+    approve: Annotated[Path | None, typer.Option(help="Also approve this study")] = None,
+) -> None:
+    """Make the site's folder: node key, and room for approvals, cache and results. Private keys never leave it.
+
+    Example: consilium-site init /var/lib/consilium --profile sites/demo/anna
+    """
+    from client.site_folder import SiteFolder
+    from shared.profile import load_profile
+    from shared.study import load_study
+
+    study = load_study(approve) if approve is not None else None
+    made = SiteFolder.create(folder, load_profile(profile))
+    if study is not None:
+        made.approve(study, by="consilium-site init --approve")
+    Console().print(f"{folder}: made; give {folder / 'keys' / 'node.pub'} to the coordinator", soft_wrap=True)
+
+
+@app.command()
+def approve(
+    folder: Folder, study: Annotated[Path, typer.Argument(help="Study file, as the coordinator published it")]
+) -> None:
+    """Approve a study, by its digest: without an approval a node does not open its data.
+
+    Example: consilium-site approve /var/lib/consilium study.yaml
+    """
+    from client.site_folder import SiteFolder
+    from shared.study import load_study
+
+    loaded = load_study(study)
+    site = SiteFolder(folder)
+    site.profile()
+    approval = site.approve(loaded, by="consilium-site approve")
+    Console().print(f"approved: {approval.study_name}, digest {approval.study_digest}", soft_wrap=True)
+
+
+@app.command()
+def up(
+    folder: Folder,
+    superlink: Annotated[str, typer.Option(help="HOST:PORT of the coordinator's SuperLink")],
+    ca: Annotated[Path, typer.Option(help="The coordinator's CA certificate (PEM)")],
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, where the profile names none")] = None,
+    end_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Run the hospital's node until it is stopped.
+
+    Example: consilium-site up /var/lib/consilium --superlink fl.example.org:443 --ca ca.crt
+    """
+    from client.node import run_node
+    from client.site_folder import SiteFolder
+    from shared.processes import die_with_parent
+
+    if end_with_parent:
+        die_with_parent()
+    run_node(SiteFolder(folder.resolve()), superlink, ca, threads)
+
+
+def main() -> None:
+    """Run the command; a mistake with a name is one sentence and an exit status that is not 0."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except ConsiliumError as problem:
+        Console(stderr=True).print(f"[bold red]{problem.code}[/] {problem}", soft_wrap=True, highlight=False)
+        sys.exit(problem.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The hospital's SuperNode: Flower's own, in this process, with three changes.
+
+- Its waits of 3 s (nothing to do) and 0.5 s (is the reply there?) are capped, since they are most of a small round.
+- Tasks are run by `client.executor`, which has imported PyTorch already, and which needs a secret to take them.
+- Nothing is reported to Flower's makers, and no update is looked for.
+
+The names that are changed are private to Flower; its version is pinned, and a missing name stops the node before it connects.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+from client.site_folder import SiteFolder
+from shared.errors import ProcessError
+from shared.processes import free_ports
+
+#: Longest wait of the SuperNode between two looks for a message, and between two looks for a reply.
+LONGEST_WAIT_S = 0.25
+
+QUIET_FLOWER = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+
+
+def run_node(folder: SiteFolder, superlink: str, ca: Path, threads: int | None = None) -> None:
+    """Connect to `superlink` (host:port) and work until told to stop; ends only by a signal or an error of Flower's."""
+    profile = folder.profile()
+    os.environ.update(QUIET_FLOWER, FLWR_HOME=str(folder.path / "flwr"), FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.05")
+    port = free_ports(1)[0]
+    executor = subprocess.Popen(
+        [sys.executable, "-m", "client.executor", f"127.0.0.1:{port}", str(folder.executor_secret)],
+        env=_executor_environment(profile.threads or threads),
+    )
+    try:
+        _run_supernode(folder, superlink, ca, port)
+    finally:
+        executor.terminate()
+        executor.wait()
+
+
+def _executor_environment(threads: int | None) -> dict[str, str]:
+    environment = dict(os.environ)
+    if threads is not None:
+        environment.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    return environment
+
+
+def _run_supernode(folder: SiteFolder, superlink: str, ca: Path, port: int) -> None:
+    from flwr.supernode import start_client_internal as internal
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    shorten_waits(internal, LONGEST_WAIT_S)
+    sys.argv = [
+        "flower-supernode",
+        *("--root-certificates", str(ca)),
+        *("--superlink", superlink),
+        *("--auth-supernode-private-key", str(folder.node_key)),
+        *("--host", "127.0.0.1"),
+        *("--port", str(port)),
+        *("--isolation", "process"),
+        *("--superexec-auth-secret-file", str(folder.executor_secret)),
+        *("--node-config", f'site-folder="{folder.path.resolve()}"'),
+    ]
+    flower_supernode()
+
+
+def shorten_waits(module: object, longest_s: float) -> None:
+    """Cap `time.sleep` as `module` sees it. Raises ProcessError where the module no longer keeps time that way."""
+    if getattr(module, "time", None) is not time:
+        raise ProcessError(f"{module} has no attribute 'time': this release was made for flwr 1.41.0")
+
+    def capped(sleep: Callable[[float], None]) -> Callable[[float], None]:
+        return lambda seconds: sleep(min(seconds, longest_s))
+
+    module.time = SimpleNamespace(**{**vars(time), "sleep": capped(time.sleep)})  # type: ignore[attr-defined]

@@ -1,0 +1,84 @@
+"""`consilium-server`: the coordinator's command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from shared.errors import ConsiliumError
+
+app = typer.Typer(
+    name="consilium-server",
+    help="Coordinate federated training across hospitals that never share an image.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def check(
+    studies: Annotated[list[Path], typer.Argument(help="Study files, e.g. configs/*.yaml")],
+) -> None:
+    """Validate studies, build their models, run a batch forward and backward.
+
+    Example: consilium-server check configs/*.yaml
+    """
+    from server.check import check_studies
+
+    if not check_studies(studies, Console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def local(
+    study: Annotated[Path, typer.Argument(help="Study file")],
+    sites: Annotated[list[Path], typer.Argument(help="Site profiles: folders with a profile.yaml, or files")],
+    run_dir: Annotated[Path, typer.Option(help="Folder of the run; it must be new or empty")],
+    database: Annotated[bool, typer.Option(help="Keep Flower's state in a file instead of in memory")] = False,
+) -> None:
+    """Run a whole federation on this machine: SuperLink, one SuperNode a site, rounds, evaluation, report.
+
+    Example: consilium-server local configs/demo.yaml sites/demo/* --run-dir runs/demo
+    """
+    from server.local import run_local
+    from server.report import write_report
+
+    console = Console()
+    try:
+        folder = run_local(study, sites, run_dir, console=console, database=database)
+    except KeyboardInterrupt:
+        console.print("Stopped; nothing is left running, and the rounds that were finished are kept.")
+        raise typer.Exit(130) from None
+    json_path, html_path = write_report(folder)
+    console.print(f"Report: {html_path}  (figures: {json_path})", soft_wrap=True)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run, finished or not")]) -> None:
+    """Write report.json and report.html of a run from its records.
+
+    Example: consilium-server report runs/demo
+    """
+    from server.report import write_report
+    from server.run_folder import RunFolder
+
+    json_path, html_path = write_report(RunFolder(run_dir))
+    Console().print(f"{html_path}\n{json_path}", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command; a mistake with a name is one sentence and an exit status that is not 0."""
+    try:
+        app()
+    except ConsiliumError as problem:
+        Console(stderr=True).print(f"[bold red]{problem.code}[/] {problem}", soft_wrap=True, highlight=False)
+        sys.exit(problem.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""A whole federation on this machine: one SuperLink with TLS and node authentication, one SuperNode a hospital, each its own process.
+
+The hospitals' side is driven through `consilium-site` alone, as it would be on their own machines. Whatever happens - an error,
+Ctrl-C, a kill - no process is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from rich.console import Console
+
+from server.certificates import write_certificates
+from server.live import SiteProgress, watch
+from server.run_folder import Event, RunFolder
+from server.starting_model import LOCK, check_sites, claim_folder, fill_folder
+from server.superlink import IN_MEMORY, Control, SuperLink, app_bundle, start_superlink
+from shared.errors import ConsiliumError, InputError, ProcessError, QuorumError, RunFolderError
+from shared.processes import adopt_orphans, end_descendants, free_ports
+from shared.profile import load_profile
+from shared.study import load_study
+
+#: Flower's final status of a run that went well.
+_COMPLETED = "finished:completed"
+
+
+def run_local(
+    study_path: Path, profile_paths: list[Path], run_dir: Path, *, console: Console, database: bool = False
+) -> RunFolder:
+    """Provision, run and stop a federation; returns the finished run's folder.
+
+    `database` keeps the SuperLink's state in a file of the run folder instead of in memory. Raises ConsiliumError with a sentence
+    where the run does not finish (run.json then says so too), KeyboardInterrupt after Ctrl-C.
+    """
+    study = load_study(study_path)
+    profiles = _by_site(profile_paths)
+    check_sites(study, list(profiles))
+    folder = RunFolder(run_dir.resolve())
+    with _exclusive(folder.path), _stoppable():
+        adopt_orphans()
+        try:
+            claim_folder(folder.path)
+            federation = _Federation(folder, console)
+            superlink = federation.start_superlink(str(folder.path / "state.db") if database else IN_MEMORY)
+            federation.init_sites(profiles, study_path)
+            fill_folder(folder, study, list(profiles))
+            federation.conduct(superlink, list(profiles))
+        except KeyboardInterrupt:
+            _note_end(folder, "stopped by Ctrl-C; the rounds that were finished are kept", None)
+            raise
+        except ConsiliumError as problem:
+            _note_end(folder, str(problem), problem.code)
+            raise
+        finally:
+            end_descendants()
+    return folder
+
+
+class _Federation:
+    """The processes of one local run, and their logs."""
+
+    def __init__(self, folder: RunFolder, console: Console) -> None:
+        self._folder = folder
+        self._console = console
+        self._nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self._keep: list[IO[bytes]] = []
+
+    def start_superlink(self, database: str) -> SuperLink:
+        certificates = write_certificates(self._folder.path / "certificates", ["127.0.0.1", "localhost"])
+        home = self._folder.path / "flwr"
+        home.mkdir()
+        return start_superlink(
+            certificates, port=free_ports(1)[0], home=home, log=self._log("superlink"), database=database
+        )
+
+    def init_sites(self, profiles: Mapping[str, Path], study_path: Path) -> None:
+        """Each hospital makes its folder and approves the study, by its own command, side by side."""
+        started = {
+            site: subprocess.Popen(
+                _site_command("init", self._site(site), "--profile", path, "--approve", study_path),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            for site, path in profiles.items()
+        }
+        for site, process in started.items():
+            output, _ = process.communicate()
+            if process.returncode != 0:
+                raise ProcessError(f"{site}: {output.decode(errors='replace').strip()}")
+
+    def conduct(self, superlink: SuperLink, sites: list[str]) -> None:
+        """Admit the nodes, start them, submit the run, and watch it to its end."""
+        control = Control(superlink)
+        try:
+            control.wait_until_ready()
+            threads = max(1, (os.cpu_count() or 1) // len(sites))
+            for site in sites:
+                control.register(site, self._site(site) / "keys" / "node.pub")
+                self._nodes[site] = subprocess.Popen(
+                    _site_command(
+                        "up", self._site(site), "--superlink", superlink.address, "--ca", superlink.certificates.ca,
+                        "--threads", threads, "--end-with-parent",
+                    ),
+                    stdout=self._log(f"site-{site}"), stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+            run_id = control.start_run(app_bundle(), {"run-dir": str(self._folder.path)})
+            alive = _Heartbeat(control, run_id, superlink, self._nodes, self._folder)
+            try:
+                watch(self._folder, running=alive, site_progress=lambda: self._progress(sites), console=self._console)
+            except KeyboardInterrupt:
+                with contextlib.suppress(Exception):
+                    control.stop_run(run_id)
+                raise
+        finally:
+            control.close()
+        self._require_finished(sites)
+
+    def _require_finished(self, sites: list[str]) -> None:
+        run = self._folder.run()
+        if run.state == "finished":
+            return
+        told = "".join(f"\n  {site}: {line}" for site in sites if (line := self._last_error(site)))
+        reason = run.reason or "the coordinator's process ended before the run did; see logs/superlink.log"
+        error = QuorumError if run.code == QuorumError.code else ProcessError
+        raise error(reason + (f"\nThe hospitals' own logs say (this text never left them):{told}" if told else ""))
+
+    def _last_error(self, site: str) -> str | None:
+        """The last line of the site's log that names an error code: on one machine we may look."""
+        try:
+            lines = (self._folder.path / "logs" / f"site-{site}.log").read_text(errors="replace").splitlines()
+        except OSError:
+            return None
+        return next((line.strip() for line in reversed(lines) if "CONS-" in line), None)
+
+    def _progress(self, sites: list[str]) -> dict[str, SiteProgress]:
+        shown: dict[str, SiteProgress] = {}
+        for site in sites:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                values = json.loads((self._site(site) / "progress.json").read_text())
+                shown[site] = SiteProgress(values["phase"], values["done"], values["total"], values["loss"])
+        return shown
+
+    def _site(self, site: str) -> Path:
+        return self._folder.path / "sites" / site
+
+    def _log(self, name: str) -> IO[bytes]:
+        stream = (self._folder.path / "logs" / f"{name}.log").open("ab")
+        self._keep.append(stream)
+        return stream
+
+
+class _Heartbeat:
+    """Whether the run still goes on: asked by the live view a few times a second, it asks Flower every second."""
+
+    def __init__(
+        self,
+        control: Control,
+        run_id: int,
+        superlink: SuperLink,
+        nodes: Mapping[str, subprocess.Popen[bytes]],
+        folder: RunFolder,
+    ) -> None:
+        self._control, self._run_id, self._superlink, self._folder = control, run_id, superlink, folder
+        self._nodes = dict(nodes)
+        self._asked = 0.0
+        self._going = True
+
+    def __call__(self) -> bool:
+        if self._going and time.monotonic() - self._asked > 1.0:
+            self._asked = time.monotonic()
+            self._going = self._look()
+        return self._going
+
+    def _look(self) -> bool:
+        for site, process in list(self._nodes.items()):
+            if process.poll() is not None:
+                del self._nodes[site]
+                text = f"its node ended with status {process.returncode}; see logs/site-{site}.log"
+                self._folder.note(Event(at=time.time(), kind="site", site=site, text=text))
+        if self._superlink.process.poll() is not None:
+            return False
+        if self._folder.run().state in ("finished", "failed", "stopped"):
+            return False
+        try:
+            return not self._control.run_status(self._run_id).startswith("finished")
+        except Exception:  # a busy SuperLink; its process is looked at above
+            return True
+
+
+def _site_command(verb: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "client.cli", verb, *(str(argument) for argument in arguments)]
+
+
+def _by_site(paths: list[Path]) -> dict[str, Path]:
+    """Profile paths by site name, in name order. Raises ProfileError, InputError where two have one name or there is none."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        site = load_profile(path).site
+        if site in found:
+            raise InputError(f"{path}: its site name '{site}' is also that of {found[site]}; site names must differ")
+        found[site] = path
+    if not found:
+        raise InputError("a run needs at least one site profile")
+    return dict(sorted(found.items()))
+
+
+def _note_end(folder: RunFolder, reason: str, code: str | None) -> None:
+    if (folder.path / "run.json").exists() and folder.run().state not in ("failed", "finished", "stopped"):
+        folder.end("failed" if code else "stopped", reason, code)
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold the folder's lock. Raises RunFolderError where another process leads a run in it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        stream = (path / LOCK).open("w")
+    except OSError as problem:
+        raise RunFolderError(f"{path}: can't be made: {problem.strerror or problem}") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunFolderError(f"{path}: another run is going on in this folder") from None
+        yield
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,67 @@
+"""Makes a run folder: the study, the starting model, and the record of the run. The only part of the coordinator that needs PyTorch."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from server.checkpoint import StartingModel, write_starting_model
+from server.run_folder import RunFolder, RunRecord, write_atomic
+from shared.canonical import canonical_json
+from shared.errors import RunFolderError, StorageError, StudyError
+from shared.release import code_digest, versions
+from shared.study import Study
+from shared.wire import Manifest, bytes_on_wire, flatten
+
+#: Held while a process leads the run in this folder.
+LOCK = ".lock"
+
+
+def claim_folder(path: Path) -> RunFolder:
+    """Make `path` an empty run folder. Raises RunFolderError where it holds something already, StorageError."""
+    if path.exists() and any(child.name != LOCK for child in path.iterdir()):
+        raise RunFolderError(f"{path}: already holds something; choose another folder, or remove this one first")
+    try:
+        for name in ("rounds", "logs", "model"):
+            (path / name).mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise StorageError(f"{path}: can't be made: {problem.strerror or problem}") from None
+    return RunFolder(path)
+
+
+def fill_folder(folder: RunFolder, study: Study, sites: list[str]) -> None:
+    """Write the study, the starting model and the record of the run. Raises WeightsError, StudyError, StorageError."""
+    from shared.models import build_network
+    from shared.models.state import frozen_digest, travelling_arrays
+
+    network = build_network(study)
+    arrays = travelling_arrays(network)
+    manifest = Manifest.of(arrays)
+    write_starting_model(folder, StartingModel(manifest, flatten(arrays, manifest), frozen_digest(network)))
+    write_atomic(folder.path / "study.json", canonical_json(study.to_data()))
+    volume = bytes_on_wire(manifest.size, study.federation.wire)
+    folder.write(
+        "run.json",
+        RunRecord(
+            name=folder.name,
+            study_digest=study.digest(),
+            started=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            state="starting",
+            versions={str(name): version for name, version in versions().items()},
+            code_digest=code_digest(),
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            trained_parameters=sum(one.numel() for one in network.parameters() if one.requires_grad),
+            expected=sorted(sites),
+            bytes_down=volume,
+            bytes_up=volume,
+        ),
+    )
+
+
+def check_sites(study: Study, sites: list[str]) -> None:
+    """Raises StudyError where the study's quorum or weighting does not fit these sites."""
+    weighting = study.federation.weighting
+    if isinstance(weighting, dict) and set(weighting) != set(sites):
+        raise StudyError(f"the study's weighting names {sorted(weighting)}, but the run's sites are {sorted(sites)}")
+    if study.federation.quorum > len(sites):
+        raise StudyError(f"the study's quorum is {study.federation.quorum}, but the run has only {len(sites)} sites")
