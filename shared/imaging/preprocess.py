@@ -1,0 +1,157 @@
+"""From an image file to the small array that a network sees; everything here is done once, before the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from shared.canonical import digest
+from shared.imaging.files import read_image
+from shared.imaging.masks import Box, bounding_box, union_of_masks
+from shared.imaging.pixels import Pixels, unreadable
+from shared.study import Preprocessing
+
+#: Raise it with every change that alters a prepared pixel: cached images of another version are not used.
+PREPROCESSING_VERSION = 1
+
+_PERCENTILES = (0.5, 99.5)
+#: ITU-R BT.601 luma, for a network with one channel and a colour image.
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """A square of pixels; it may reach over the image's edge, where the image is smaller than it."""
+
+    top: int
+    left: int
+    side: int
+
+
+def recipe_digest(recipe: Preprocessing) -> str:
+    """SHA-256 over what decides the prepared pixels. The normaliser is applied later, on the device, and left out."""
+    values = recipe.model_dump(mode="json", exclude={"normalise"})
+    return digest({"version": PREPROCESSING_VERSION, "recipe": values})
+
+
+def prepare(image: Path, masks: Sequence[Path], recipe: Preprocessing) -> NDArray[np.uint8] | NDArray[np.float16]:
+    """One image as the cache stores it, (C, size, size).
+
+    C is 1 for grey images (repeated to the network's channels on the device) and 3 for colour; a recipe with one channel
+    turns colour into luma (BT.601). dtype is uint8 where the source has up to 8 bits, 0..255 standing for [0, 1], and
+    float16 in [0, 1] where it has more. Raises UnreadableImageError naming the file: also where `region: finding` meets
+    no mask or an empty one.
+    """
+    pixels = read_image(image)
+    square = _region(image, masks, pixels, recipe)
+    inside = cut(pixels.array, square)
+    levels = unit_intensities(inside, pixels.bits, recipe.intensity)
+    small = resized(padded(levels, pixels.size, square), recipe.size)
+    if small.ndim == 3 and recipe.channels == 1:
+        small = small @ _LUMA
+    small = np.clip(small, 0.0, 1.0)
+    channels_first = np.ascontiguousarray(small[None] if small.ndim == 2 else np.moveaxis(small, 2, 0))
+    if pixels.bits <= 8:
+        return np.asarray(np.rint(channels_first * 255.0), dtype=np.uint8)
+    return np.asarray(channels_first, dtype=np.float16)
+
+
+def _region(image: Path, masks: Sequence[Path], pixels: Pixels, recipe: Preprocessing) -> Square:
+    if recipe.region == "whole":
+        return square_of_whole(pixels.size)
+    if not masks:
+        raise unreadable(
+            image,
+            "it has no mask, but the study's preprocessing.region is 'finding'",
+            "add the mask, or use region: whole",
+        )
+    box = bounding_box(union_of_masks(masks, pixels.size))
+    assert box is not None  # union_of_masks refuses empty masks
+    return square_around(box, recipe.margin, pixels.size)
+
+
+def square_around(box: Box, margin: float, size: tuple[int, int]) -> Square:
+    """The square around a finding: side = longer side of its box x (1 + 2 margin), centred on the box.
+
+    At the border it is shifted inwards, so that it shows tissue rather than padding and the finding lies off-centre. Only
+    where the square is larger than the image itself does it reach over both edges, centred; `padded` fills with black.
+    """
+    longer = max(box.height, box.width)
+    side = max(longer, round(longer * (1.0 + 2.0 * margin)))
+    return Square(
+        _start(box.top + box.bottom, side, size[0]),
+        _start(box.left + box.right, side, size[1]),
+        side,
+    )
+
+
+def square_of_whole(size: tuple[int, int]) -> Square:
+    """The square that holds the whole image; the shorter side is padded, so that no shape is distorted."""
+    side = max(size)
+    return Square(_start(size[0], side, size[0]), _start(size[1], side, size[1]), side)
+
+
+def _start(doubled_centre: int, side: int, length: int) -> int:
+    if side >= length:
+        return -((side - length) // 2)
+    return min(max((doubled_centre - side) // 2, 0), length - side)
+
+
+def cut(array: NDArray[Any], square: Square) -> NDArray[Any]:
+    """The part of the image that lies inside the square, a view."""
+    rows = slice(max(square.top, 0), max(square.top, 0) + min(square.side, array.shape[0]))
+    columns = slice(max(square.left, 0), max(square.left, 0) + min(square.side, array.shape[1]))
+    return array[rows, columns]
+
+
+def padded(inside: NDArray[np.float32], size: tuple[int, int], square: Square) -> NDArray[np.float32]:
+    """The whole square, with black (0) where it reaches over the image of `size`."""
+    if inside.shape[0] == inside.shape[1] == square.side:
+        return inside
+    whole = np.zeros((square.side, square.side, *inside.shape[2:]), dtype=np.float32)
+    top, left = max(-square.top, 0), max(-square.left, 0)
+    whole[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return whole
+
+
+def unit_intensities(array: NDArray[Any], bits: int, intensity: str) -> NDArray[np.float32]:
+    """Unsigned pixels to [0, 1], float32 of the same shape.
+
+    `bit_depth` divides by 2**bits - 1. `region_percentiles` maps the 0.5th and 99.5th percentile of these very pixels (all
+    channels together, so that colours keep their balance) to 0 and 1 and clips; a region of one single value becomes 0.
+    """
+    if intensity == "bit_depth":
+        return np.asarray(
+            array.astype(np.float64) / (2**bits - 1) if bits > 24 else array / np.float32(2**bits - 1), np.float32
+        )
+    low, high = np.percentile(array, _PERCENTILES)
+    if high <= low:
+        low, high = float(array.min()), float(array.max())
+        if high <= low:
+            return np.zeros(array.shape, dtype=np.float32)
+    scaled = (array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float32)
+
+
+def resized(square: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """(S, S) or (S, S, 3) to (size, size) or (size, size, 3).
+
+    A triangle filter as wide as the new pixels (Pillow's BILINEAR, torch's `bilinear` with `antialias`): nothing between
+    the new pixels is skipped when it shrinks, and it is plain bilinear interpolation when it grows.
+    """
+    if square.shape[0] == size:
+        return square
+    if square.ndim == 3:
+        return np.stack([_resampled(square[..., index], size) for index in range(square.shape[2])], axis=2)
+    return _resampled(square, size)
+
+
+def _resampled(plane: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    picture = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)
