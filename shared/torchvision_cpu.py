@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ _OPERATORS = (
 )
 
 #: The declarations last as long as this reference.
-_declared: torch.library.Library | None = None
+_declared: Any = None
 
 
 def import_torchvision() -> ModuleType:
@@ -38,7 +39,8 @@ def import_torchvision() -> ModuleType:
     # Submodules that were imported before the fault would not be bound to the new package object.
     for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
         del sys.modules[name]
-    _declared = torch.library.Library("torchvision", "FRAGMENT")
+    library: Any = torch.library  # not annotated throughout
+    _declared = library.Library("torchvision", "FRAGMENT")
     for operator in _OPERATORS:
         _declared.define(operator)
     return importlib.import_module("torchvision")
