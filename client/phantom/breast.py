@@ -8,6 +8,7 @@ where bright is dense. Parenchyma is power-law noise: mammographic power spectra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +36,17 @@ def power_law_noise(rows: int, columns: int, rng: np.random.Generator, exponent:
     """Noise `(rows, columns)` of mean 0 and standard deviation 1 with power spectrum 1/f^exponent."""
     height, width = fft.next_fast_len(rows, real=True), fft.next_fast_len(columns, real=True)
     white = rng.standard_normal((height, width), dtype=np.float32)
+    noise = fft.irfft2(fft.rfft2(white) * _gain(height, width, exponent), s=(height, width))[:rows, :columns]
+    return np.asarray((noise - noise.mean()) / noise.std(), dtype=np.float32)
+
+
+@lru_cache(maxsize=8)
+def _gain(height: int, width: int, exponent: float) -> Image:
+    """Amplitude of each frequency of `rfft2`; flat below two periods in the image, so that no view is one slope."""
     frequency = np.hypot(fft.fftfreq(height)[:, None], fft.rfftfreq(width)[None, :])
-    frequency[0, 0] = 1.0
     gain = np.maximum(frequency, 2 / max(height, width)) ** (-exponent / 2)
     gain[0, 0] = 0.0
-    noise = fft.irfft2(fft.rfft2(white) * gain.astype(np.float32), s=(height, width))[:rows, :columns]
-    return np.asarray((noise - noise.mean()) / noise.std(), dtype=np.float32)
+    return np.asarray(gain, dtype=np.float32)
 
 
 def draw_breast(rows: int, columns: int, *, projection: Projection, density: int, rng: np.random.Generator) -> Breast:
@@ -65,9 +71,9 @@ def draw_breast(rows: int, columns: int, *, projection: Projection, density: int
     texture = power_law_noise(rows, columns, rng)
     fibres = power_law_noise(rows, columns, rng, exponent=2.2)
     gland = np.exp(-((xx / width - 0.5) ** 2 / 0.09 + (yy - middle) ** 2 / (0.5 * half) ** 2))
-    share = (0.1, 0.28, 0.5, 0.75)[density - 1]
+    share = (0.15, 0.35, 0.6, 0.85)[density - 1]
     parenchyma = gland * share * special.expit(3 * (texture + 2 * share - 0.9))
-    signal = thickness * (0.26 + 0.3 * parenchyma + 0.03 * texture + 0.012 * fibres)
+    signal = thickness * (0.27 + 0.42 * parenchyma + 0.03 * texture + 0.014 * fibres)
 
     muscle = np.zeros((rows, columns), dtype=np.float32)
     if oblique:

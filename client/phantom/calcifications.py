@@ -53,15 +53,15 @@ def arrange(
         case Distribution.SCATTERED:
             return disc * 0.9, rng.uniform(0, np.pi, n)
         case Distribution.REGIONAL:
-            offset, stretch = rng.uniform(-0.12, 0.12, 2), rng.uniform(0.62, 0.78, 2)
+            offset, stretch = rng.uniform(-0.12, 0.12, 2), rng.uniform(0.7, 0.84, 2)
             return disc * stretch + offset, rng.uniform(0, np.pi, n)
         case Distribution.CLUSTERED:
-            offset, radius = rng.uniform(-0.25, 0.25, 2), rng.uniform(0.36, 0.48)
+            offset, radius = rng.uniform(-0.25, 0.25, 2), rng.uniform(0.34, 0.44)
             return disc * radius + offset, direction
         case Distribution.LINEAR:
             along = rng.uniform(-0.85, 0.85, n)
             bend, shift = rng.uniform(-0.25, 0.25), rng.uniform(-0.15, 0.15)
-            across = bend * (along**2 - 0.3) + shift + rng.normal(0, 0.06, n)
+            across = bend * (along**2 - 0.3) + shift + rng.normal(0, 0.05, n)
             direction = axis + np.arctan(2 * bend * along) + rng.normal(0, 0.2, n)
         case Distribution.SEGMENTAL:
             reach = np.sqrt(rng.uniform(0.02, 1, n)) * 1.65
@@ -147,7 +147,7 @@ _REACH = {
     Morphology.PUNCTATE: 0.07,
     Morphology.COARSE: 0.32,
     Morphology.LUCENT_CENTER: 0.2,
-    Morphology.AMORPHOUS: 0.16,
+    Morphology.AMORPHOUS: 0.2,
     Morphology.PLEOMORPHIC: 0.2,
     Morphology.FINE_LINEAR_BRANCHING: 0.56,
 }
@@ -171,13 +171,12 @@ def _shape(
             return strength * _inside(rng.uniform(0.035, 0.05) - distance, pixel)
         case Morphology.COARSE:
             lobes = 1 + 0.12 * np.cos(rng.integers(2, 5) * np.arctan2(y, x) + rng.uniform(0, 2 * np.pi))
-            return strength * _inside(rng.uniform(0.14, 0.24) * lobes - distance, pixel)
+            return strength * _inside(rng.uniform(0.12, 0.2) * lobes - distance, pixel)
         case Morphology.LUCENT_CENTER:
             rim = rng.uniform(0.022, 0.03)
             return strength * _inside(rim - np.abs(distance - rng.uniform(0.1, 0.15)), pixel)
         case Morphology.AMORPHOUS:
-            width = rng.uniform(0.03, 0.06)
-            return rng.uniform(0.35, 1.0) * np.exp(-0.5 * (distance / width) ** 2)
+            return _smudge(x, y, rng)
         case Morphology.PLEOMORPHIC:
             return rng.uniform(0.45, 1.0) * _shard(x, y, pixel, rng)
         case Morphology.FINE_LINEAR_BRANCHING:
@@ -186,6 +185,15 @@ def _shape(
 
 def _inside(depth: NDArray[np.float64], pixel: float) -> NDArray[np.float64]:
     return np.clip(0.5 + depth / pixel, 0, 1)
+
+
+def _smudge(x: NDArray[np.float64], y: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """A hazy speck without a definite shape: a loose heap of faint soft points."""
+    heap = np.zeros(x.shape)
+    for dx, dy in rng.normal(0, 0.055, (7, 2)):
+        width = rng.uniform(0.022, 0.04)
+        heap += rng.uniform(0.2, 0.6) * np.exp(-0.5 * ((x - dx) ** 2 + (y - dy) ** 2) / width**2)
+    return np.minimum(heap, 1.2)
 
 
 def _shard(

@@ -42,7 +42,7 @@ BENIGN_DISTRIBUTION = (Distribution.SCATTERED, Distribution.REGIONAL)
 
 SUSPICIOUS_DISTRIBUTION = (Distribution.CLUSTERED, Distribution.LINEAR, Distribution.SEGMENTAL)
 
-AMBIGUOUS_SHARE = 0.10
+AMBIGUOUS_SHARE = 0.08
 """Share of the findings whose morphology, distribution or both are typical of the other pathology.
 
 Chosen, not published: it keeps the best reachable AUC near 0.95.

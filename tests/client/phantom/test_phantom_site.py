@@ -30,7 +30,13 @@ def test_another_argument_gives_other_images_under_other_uids(tmp_path: Path, ch
     base: dict[str, object] = {"patients": 2, "seed": 9, "scanner": "halide"}
     write_phantom(tmp_path / "base", **base)  # type: ignore[arg-type]
     write_phantom(tmp_path / "changed", **(base | change))  # type: ignore[arg-type]
-    first, second = _digests(tmp_path / "base"), _digests(tmp_path / "changed")
+    first, second = (
+        {name: digest for name, digest in _digests(tmp_path / folder).items() if name.endswith(".dcm")}
+        for folder in ("base", "changed")
+    )
+    assert first
+    assert second
+    assert not {Path(name).parent for name in first} & {Path(name).parent for name in second}
     assert not set(first.values()) & set(second.values())
 
 
