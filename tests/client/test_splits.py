@@ -1,0 +1,139 @@
+"""Division by patient: no leak, proportions kept, and nothing but seed and patients decides."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.data.splits import PARTS, assign_patients, check_no_leak, split_records
+from shared.errors import DataError, SplitLeakError
+from shared.study import Split
+
+Records = list[tuple[str, int]]
+
+records = st.lists(
+    st.tuples(st.integers(0, 60).map(lambda number: f"P_{number:05d}"), st.integers(0, 2)), min_size=1, max_size=200
+)
+seeds = st.integers(0, 2**31 - 1)
+splits = st.sampled_from(
+    [Split(), Split(train=0.5, validation=0.25, test=0.25), Split(train=0.8, validation=0.1, test=0.1)]
+)
+
+
+def divide(given: Records, *, split: Split | None = None, seed: int = 0, positive: int = 1) -> dict[str, str]:
+    """Part of each patient; fails where a patient has two."""
+    patients = [patient for patient, _ in given]
+    labels = np.array([label for _, label in given], dtype=np.int64)
+    parts = split_records(patients, labels, [None] * len(given), split=split or Split(), positive=positive, seed=seed)
+    together = np.concatenate([parts[part] for part in PARTS])
+    assert sorted(together.tolist()) == list(range(len(given)))
+    place: dict[str, str] = {}
+    for part in PARTS:
+        for index in parts[part]:
+            assert place.setdefault(patients[index], part) == part
+    return place
+
+
+@given(records, splits, seeds)
+def test_every_record_is_in_one_part_and_every_patient_in_one(given: Records, split: Split, seed: int) -> None:
+    divide(given, split=split, seed=seed)
+
+
+@given(records, seeds, st.randoms(use_true_random=False))
+def test_the_order_of_the_records_does_not_matter(given: Records, seed: int, order: random.Random) -> None:
+    shuffled = list(given)
+    order.shuffle(shuffled)
+    assert divide(given, seed=seed) == divide(shuffled, seed=seed)
+
+
+@given(records, seeds, st.data())
+def test_more_records_of_a_patient_that_keep_its_stratum_move_nobody(
+    given: Records, seed: int, data: st.DataObject
+) -> None:
+    index = data.draw(st.integers(0, len(given) - 1))
+    patient = given[index][0]
+    labels = [label for name, label in given if name == patient]
+    usual = 1 if 1 in labels else min(set(labels), key=lambda label: (-labels.count(label), label))
+    extra = [(patient, usual)] * data.draw(st.integers(1, 20))
+    assert divide(given, seed=seed) == divide(given + extra, seed=seed)
+
+
+@given(st.lists(st.integers(0, 120), min_size=1, max_size=4), splits, seeds)
+def test_every_stratum_keeps_the_shares_to_within_one_patient(sizes: list[int], split: Split, seed: int) -> None:
+    strata = {f"{stratum}-{number}": stratum for stratum, size in enumerate(sizes) for number in range(size)}
+    shares = {part: getattr(split, part) for part in PARTS}
+    place = assign_patients(strata, shares, seed=seed)
+    for stratum, size in enumerate(sizes):
+        for part in PARTS:
+            got = sum(1 for patient, where in place.items() if where == part and strata[patient] == stratum)
+            assert abs(got - size * shares[part]) < 1 or (got == 1 and size * shares[part] < 1) or size < 7
+            assert got >= 1 or size < 3
+
+
+def test_a_hundred_patients_are_divided_70_15_15_in_each_stratum() -> None:
+    given = [(f"P_{number}", number % 2) for number in range(200)]
+    place = divide(given, seed=5)
+    for label in (0, 1):
+        counts = [sum(place[patient] == part for patient, own in given if own == label) for part in PARTS]
+        assert counts == [70, 15, 15]
+
+
+def test_another_seed_gives_another_division_of_the_same_size() -> None:
+    given = [(f"P_{number}", number % 2) for number in range(60)]
+    first, second = divide(given, seed=1), divide(given, seed=2)
+    assert first != second
+    assert sorted(first.values()) == sorted(second.values())
+
+
+def test_a_patient_with_any_positive_record_counts_as_positive() -> None:
+    mixed = [(f"M_{number}", label) for number in range(3) for label in (0, 0, 0, 1)]
+    given = mixed + [(f"B_{number}", 0) for number in range(3)]
+    place = divide(given)
+    assert sorted(place[f"M_{number}"] for number in range(3)) == sorted(PARTS)
+    assert sorted(place[f"B_{number}"] for number in range(3)) == sorted(PARTS)
+
+
+@settings(max_examples=50)
+@given(st.integers(6, 80), st.integers(2, 40), seeds)
+def test_the_official_division_keeps_test_and_takes_validation_from_train(train: int, test: int, seed: int) -> None:
+    patients = [f"A_{n}" for n in range(train)] * 2 + [f"Z_{n}" for n in range(test)]
+    divisions = ["train"] * (2 * train) + ["test"] * test
+    parts = split_records(
+        patients,
+        np.zeros(len(patients), dtype=np.int64),
+        divisions,
+        split=Split(division="official"),
+        positive=1,
+        seed=seed,
+    )
+    assert parts["test"].tolist() == list(range(2 * train, 2 * train + test))
+    carved = {patients[index] for index in parts["validation"]}
+    assert abs(len(carved) - train * 0.15 / 0.85) < 1 or len(carved) == 1
+    assert not carved & {patients[index] for index in parts["train"]}
+
+
+def test_a_patient_in_both_official_parts_is_a_leak_that_says_how_many() -> None:
+    patients = ["A", "A", "B", "B", "C", "D"]
+    divisions = ["train", "test", "train", "test", "train", "test"]
+    with pytest.raises(SplitLeakError, match=r"^2 patients stand in both .*\(A, B\)"):
+        split_records(
+            patients, np.array([0, 1, 0, 1, 0, 1]), divisions, split=Split(division="official"), positive=1, seed=0
+        )
+
+
+def test_the_official_division_of_data_that_has_none_is_refused() -> None:
+    with pytest.raises(DataError, match="1 of 2 records have no official part"):
+        split_records(
+            ["A", "B"], np.array([0, 1]), ["train", None], split=Split(division="official"), positive=1, seed=0
+        )
+
+
+def test_a_leak_between_given_parts_is_found() -> None:
+    patients = ["A", "B", "A", "C"]
+    check_no_leak(patients, {"train": np.array([0, 2]), "validation": np.array([1]), "test": np.array([3])})
+    with pytest.raises(SplitLeakError, match=r"^1 patient stands .*\(A\)"):
+        check_no_leak(patients, {"train": np.array([0]), "validation": np.array([1]), "test": np.array([2, 3])})
