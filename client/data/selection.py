@@ -1,0 +1,186 @@
+"""Which records of a holding a study works on, with their classes and parts. Decided by keys, patients and labels, before any pixel.
+
+The same holding, study and seed give the same cohort, whatever the order in which an adapter lists the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.records import Holding, Part, Problem, Record
+from client.data.splits import PARTS, Indices, draw_key, split_records
+from shared.errors import DataError, PolicyError
+from shared.study import Balanced, Study
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """The records of a study at one hospital, N of them, ordered by key.
+
+    `labels` (N,) int64 are class indices, `patients` (N,) int64 are codes 0 ... P-1 in the order of the patients' ids, `parts` maps each
+    part to ascending indices into `records`; the parts are disjoint by patient and together hold every record. `left_out` counts
+    selected records whose label stands in no class; `classes_left_out` names classes that this hospital can't serve
+    (`data.scarce_classes: leave_out`). Arrays are read-only.
+    """
+
+    records: tuple[Record, ...]
+    labels: NDArray[np.int64]
+    patients: NDArray[np.int64]
+    parts: Mapping[Part, Indices]
+    left_out: int
+    problems: tuple[Problem, ...]
+    classes_left_out: tuple[str, ...] = ()
+
+    def patients_in(self, indices: Indices) -> int:
+        """Number of different patients among the records at `indices`."""
+        return len(np.unique(self.patients[indices]))
+
+
+_Labelled = list[tuple[Record, int]]
+
+
+def choose(study: Study, holding: Holding, *, minimum_patients: int) -> Cohort:
+    """Select, balance and divide a holding's records as the study says.
+
+    Every class that remains has records in all three parts and, in train, at least as many patients as the SVM's largest number of folds.
+    Raises DataError (nothing selected, an attribute that the layout lacks, too few of a class), SplitLeakError (official division), and
+    PolicyError where fewer than `minimum_patients` patients are reached.
+    """
+    ordered = sorted(holding.records, key=lambda record: record.key)
+    for first, second in pairwise(ordered):
+        if first.key == second.key:
+            raise DataError(f"two records have the key '{first.key}': {first.image} and {second.image}")
+    selected = _select(ordered, study.data.select)
+    labelled = [(record, label) for record in selected if (label := study.task.class_of(record.label)) is not None]
+    left_out = len(selected) - len(labelled)
+    if not labelled:
+        had = ", ".join(sorted({record.label for record in selected})) or "none"
+        raise DataError(
+            f"no record has a label of the study's classes {_class_list(study)}; the labels there are {had}"
+        )
+    dropped: list[int] = []
+    cohort = _divide(labelled, study, left_out, holding.problems, dropped)
+    while scarce := _scarce(cohort, study, dropped):
+        if not _may_leave_out(scarce, study, dropped):
+            raise _unservable(scarce, study)
+        dropped.extend(scarce)
+        labelled = [(record, label) for record, label in labelled if label not in scarce]
+        cohort = _divide(labelled, study, left_out, holding.problems, dropped)
+    if study.data.balanced is not None:
+        cohort = _divide(_balance(labelled, study, study.data.balanced), study, left_out, holding.problems, dropped)
+        if scarce := _scarce(cohort, study, dropped):
+            raise _unservable(scarce, study)
+    reached = len(np.unique(cohort.patients))
+    if reached < minimum_patients:
+        raise PolicyError(
+            f"the study reaches {_plural(reached, 'patient')}, but policy.minimum_patients of the profile is {minimum_patients}"
+        )
+    return cohort
+
+
+def _select(records: Sequence[Record], wanted: Mapping[str, Sequence[str]]) -> list[Record]:
+    if not records:
+        raise DataError("the hospital's data holds no usable record")
+    known = sorted({name for record in records for name in record.attributes})
+    kept = list(records)
+    for name, values in wanted.items():
+        if name not in known:
+            raise DataError(f"data.select: the layout has no attribute '{name}'; it has {', '.join(known) or 'none'}")
+        accepted = {value.strip().lower() for value in values}
+        before, kept = kept, [record for record in kept if record.attributes.get(name, "").lower() in accepted]
+        if not kept:
+            there = (
+                ", ".join(sorted({record.attributes[name] for record in before if name in record.attributes})) or "none"
+            )
+            raise DataError(f"data.select: no record has {name} {' or '.join(values)}; the values there are {there}")
+    return kept
+
+
+def _balance(labelled: _Labelled, study: Study, balanced: Balanced) -> _Labelled:
+    """The same number of units of every class, each unit as likely as any other of its class, ordered by key again."""
+    members: dict[int, _Labelled] = {}
+    for item in labelled:
+        members.setdefault(item[1], []).append(item)
+    smallest = min(len(units) for units in members.values())
+    if smallest < balanced.per_class and balanced.if_fewer == "refuse":
+        counts = ", ".join(f"{study.task.class_names[index]} {len(members[index])}" for index in sorted(members))
+        raise DataError(
+            f"data.balanced asks for {balanced.per_class} units of every class, but this site has {counts}; "
+            "a study that says if_fewer: equalise draws as many of each as the smallest has"
+        )
+    count = min(balanced.per_class, smallest)
+    drawn = [
+        item
+        for units in members.values()
+        for item in sorted(units, key=lambda item: draw_key(study.seed, "balance", item[0].key))[:count]
+    ]
+    return sorted(drawn, key=lambda item: item[0].key)
+
+
+def _divide(
+    labelled: _Labelled, study: Study, left_out: int, problems: tuple[Problem, ...], dropped: Sequence[int]
+) -> Cohort:
+    records = tuple(record for record, _ in labelled)
+    labels = np.array([label for _, label in labelled], dtype=np.int64)
+    names = [record.patient for record in records]
+    patients = np.unique(np.array(names, dtype=np.str_), return_inverse=True)[1].astype(np.int64).reshape(-1)
+    parts = split_records(
+        names,
+        labels,
+        [record.division for record in records],
+        split=study.data.split,
+        positive=study.task.positive_index,
+        seed=study.seed,
+    )
+    for array in (labels, patients, *parts.values()):
+        array.setflags(write=False)
+    left = tuple(study.task.class_names[index] for index in sorted(dropped))
+    return Cohort(records, labels, patients, parts, left_out, problems, left)
+
+
+def _scarce(cohort: Cohort, study: Study, dropped: Sequence[int]) -> dict[int, str]:
+    """The classes that can't be trained on and evaluated here, each with the reason as a clause."""
+    folds = 1
+    if study.head is not None:
+        folds = max(study.head.calibration_folds, study.head.grid.folds if study.head.grid is not None else 0)
+    scarce: dict[int, str] = {}
+    for index in range(len(study.task.classes)):
+        if index in dropped:
+            continue
+        there = {part: cohort.parts[part][cohort.labels[cohort.parts[part]] == index] for part in PARTS}
+        counts = {part: cohort.patients_in(there[part]) for part in PARTS}
+        empty = [part for part in PARTS if counts[part] == 0]
+        if len(empty) == len(PARTS):
+            scarce[index] = "has no patient at all"
+        elif empty:
+            numbers = ", ".join(f"{part} {counts[part]}" for part in PARTS)
+            scarce[index] = f"has no patient in {' and '.join(empty)} (patients: {numbers})"
+        elif counts["train"] < folds:
+            scarce[index] = (
+                f"has {_plural(counts['train'], 'patient')} in train, but the SVM's {folds} folds need {folds}"
+            )
+    return scarce
+
+
+def _may_leave_out(scarce: Mapping[int, str], study: Study, dropped: Sequence[int]) -> bool:
+    remaining = len(study.task.classes) - len(dropped) - len(scarce)
+    allowed = study.data.scarce_classes == "leave_out"
+    return allowed and study.task.positive_index not in scarce and remaining >= 2
+
+
+def _unservable(scarce: Mapping[int, str], study: Study) -> DataError:
+    clauses = "; ".join(f"class {study.task.class_names[index]} {reason}" for index, reason in scarce.items())
+    return DataError(f"this site's data can't serve the study: {clauses}")
+
+
+def _class_list(study: Study) -> str:
+    return ", ".join(f"{name} ({', '.join(labels or [name])})" for name, labels in study.task.classes.items())
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
