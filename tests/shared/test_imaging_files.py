@@ -50,7 +50,7 @@ def dicom_file(
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1.2")
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.826.0.1.3680043.8.498.1")
     dataset.Modality = "MG"
-    dataset.set_pixel_data(stored, photometric, bits)
+    dataset.set_pixel_data(stored, photometric, bits, generate_instance_uid=False)
     dataset.PixelRepresentation = int(signed)
     for name, value in elements.items():
         setattr(dataset, name, value)
