@@ -48,6 +48,9 @@ def score_histogram(
     while path[-1] > 0:
         path.append(int(previous[path[-1]]))
     kept = np.array(path[::-1])
+    # Neighbours that are both empty say as much as one empty cell.
+    empty = (np.diff(up[kept]) == 0) & (np.diff(down[kept]) == 0)
+    kept = kept[np.concatenate(([True], ~(empty[1:] & empty[:-1]), [True]))]
     return ScoreHistogram(
         edges=[edge / bins for edge in kept.tolist()],
         positive=np.diff(up[kept]).tolist(),
