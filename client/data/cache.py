@@ -1,0 +1,262 @@
+"""The image cache: every image is decoded and prepared once, then read from a memory-mapped file.
+
+Its key is content and recipe: SHA-256 of the image and of its masks, what the recipe says of pixels, the version of the
+preprocessing and of the decoding libraries. One folder may serve several recipes, lists of records and processes.
+Nothing in it is readable for other users (files 0600, folders 0700) and nothing in it is needed: it can be deleted at any
+time when no site runs.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.cache_files import locked, make_private_folder, storage_error
+from client.data.packs import Pack, PackRow, Parts, narrowed, open_pack, remove_pack, write_pack
+from client.data.records import Problem, Record
+from client.data.source_digests import source_digests
+from shared.canonical import digest
+from shared.errors import UnreadableImageError
+from shared.imaging.decoder import close_decoders
+from shared.imaging.preprocess import prepare, recipe_digest
+from shared.study import Preprocessing
+
+#: What turns files into pixels: another version may give other ones.
+_DECODERS = ("numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "python-gdcm")
+#: Lists of records (studies, selections) kept for one recipe; the one unused for longest goes.
+_KEPT_PACKS = 4
+_NAMED_PROBLEMS = 10
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStore:
+    """Prepared images, one row for each record in the order given.
+
+    `images` is a read-only memory map (N, C, H, W), uint8 (0..255 for [0, 1]) or float16 in [0, 1]; C is 1 where all images
+    are grey, else 3. `readable` (N,) is False, and the row all 0, where the image could not be read.
+    """
+
+    images: NDArray[Any]
+    readable: NDArray[np.bool_]
+    problems: tuple[Problem, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def prepare_store(
+    records: Sequence[Record],
+    recipe: Preprocessing,
+    folder: Path,
+    *,
+    unreadable: Literal["stop", "skip"],
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> ImageStore:
+    """The prepared images of `records`, out of the cache in `folder` as far as they are there.
+
+    `progress(done, all)` counts records. A process that finds another at work waits and uses what that one made. Raises
+    UnreadableImageError at the end of the pass, naming up to 10 files (with `stop`), and StorageError where the cache can't be
+    written; no half-written file stays then. After a kill, the next call goes on where that one was.
+    """
+    make_private_folder(folder)
+    place = folder / recipe_key(recipe)[:16]
+    make_private_folder(place)
+    with locked(folder):
+        try:
+            contents = _contents(folder, records, recipe, workers)
+            name = digest([[record.key, content] for record, content in zip(records, contents, strict=True)])[:16]
+            pack = open_pack(place, name)
+            if pack is None:
+                _fill(place, name, records, contents, recipe, unreadable, workers, progress)
+                pack = open_pack(place, name)
+        except OSError as problem:
+            raise storage_error(folder, problem, _bytes_needed(records, recipe)) from None
+        if pack is None:
+            raise storage_error(folder, OSError("what was written can't be read back"))
+        (place / f"{name}.json").touch()
+    if progress is not None:
+        progress(len(records), len(records))
+    return _store(pack, records, unreadable)
+
+
+def recipe_key(recipe: Preprocessing) -> str:
+    """SHA-256 over everything but the files that decides the cached pixels."""
+    versions = {name: importlib.metadata.version(name) for name in _DECODERS}
+    return digest({"recipe": recipe_digest(recipe), "decoders": versions})
+
+
+def _contents(folder: Path, records: Sequence[Record], recipe: Preprocessing, workers: int) -> list[str | None]:
+    """The content key of each record, None where one of its files can't be opened."""
+    sources = [(record.image, *(record.masks if recipe.region == "finding" else ())) for record in records]
+    digests = source_digests(folder, (path for paths in sources for path in paths), workers)
+    keys: list[str | None] = []
+    for paths in sources:
+        values = [digests[path] for path in paths]
+        keys.append(None if None in values else digest(values))
+    return keys
+
+
+def _fill(
+    place: Path,
+    name: str,
+    records: Sequence[Record],
+    contents: Sequence[str | None],
+    recipe: Preprocessing,
+    unreadable: Literal["stop", "skip"],
+    workers: int,
+    progress: Progress | None,
+) -> None:
+    """Write the pack `name`, decoding only what neither an earlier pack nor a stopped run has. Raises OSError."""
+    for leftover in place.glob("*.tmp"):  # of a killed process: the lock is ours, so nobody is writing them
+        leftover.unlink()
+    parts = Parts(place, recipe.size)
+    try:
+        earlier = _earlier_rows(place)
+        problems: dict[int, str] = {}
+        waiting: dict[str, list[int]] = {}
+        done = 0
+        for index, content in enumerate(contents):
+            if content is not None and (content in parts or content in earlier):
+                done += 1
+            else:
+                # A file that can't be opened goes through `prepare` too, which says what is wrong with it.
+                waiting.setdefault(content or f"unopened {index}", []).append(index)
+        jobs = [(content, records[indices[0]]) for content, indices in waiting.items()]
+        for content, outcome in _prepared(jobs, recipe, workers):
+            if isinstance(outcome, UnreadableImageError):
+                read = str(records[waiting[content][0]].image)
+                for index in waiting[content]:  # copies of one damaged file are each named
+                    text = str(outcome)
+                    problems[index] = (
+                        text.replace(read, str(records[index].image), 1) if text.startswith(read) else text
+                    )
+            else:
+                parts.add(content, outcome)
+            done += len(waiting[content])
+            if progress is not None and done < len(records):
+                progress(done, len(records))
+        if problems and unreadable == "stop":
+            parts.close()
+            raise _stopped(problems, records)
+        rows = [_row(record, problems.get(index), content, parts, earlier)
+                for index, (record, content) in enumerate(zip(records, contents, strict=True))]  # fmt: skip
+        write_pack(place, name, rows, recipe.size, _pixels(rows, parts, earlier))
+        parts.discard()
+    except OSError:
+        parts.discard()
+        raise
+    finally:
+        close_decoders()
+    _forget_oldest(place)
+
+
+Earlier = dict[str, tuple[Pack, int]]
+
+
+def _earlier_rows(place: Path) -> Earlier:
+    """Where each content that earlier packs of this recipe hold lies."""
+    found: Earlier = {}
+    for path in sorted(place.glob("*.json")):
+        pack = open_pack(place, path.stem)
+        if pack is None:
+            remove_pack(place, path.stem)
+            continue
+        for index, row in enumerate(pack.rows):
+            if row.content is not None and row.problem is None:
+                found[row.content] = (pack, index)
+    return found
+
+
+def _row(record: Record, problem: str | None, content: str | None, parts: Parts, earlier: Earlier) -> PackRow:
+    if problem is not None or content is None:
+        return PackRow(record.key, None, problem=problem or "it can't be opened")
+    if content in parts:
+        return PackRow(record.key, content, *parts.shape_of(content))
+    pack, index = earlier[content]
+    return PackRow(record.key, content, pack.rows[index].channels, pack.rows[index].dtype)
+
+
+def _pixels(rows: Iterable[PackRow], parts: Parts, earlier: Earlier) -> Iterator[NDArray[Any] | None]:
+    for row in rows:
+        if row.content is None:
+            yield None
+        elif row.content in parts:
+            yield parts.get(row.content)
+        else:
+            pack, index = earlier[row.content]
+            yield narrowed(np.asarray(pack.images[index]), pack.rows[index])
+
+
+def _prepared(
+    jobs: Sequence[tuple[str, Record]], recipe: Preprocessing, workers: int
+) -> Iterator[tuple[str, NDArray[Any] | UnreadableImageError]]:
+    """Each job's pixels or its error, as they get ready; at most twice as many as workers are under way."""
+
+    def work(record: Record) -> NDArray[Any] | UnreadableImageError:
+        try:
+            return prepare(record.image, record.masks, recipe)
+        except UnreadableImageError as problem:
+            return problem
+
+    if workers <= 1:
+        for content, record in jobs:
+            yield content, work(record)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        under_way: dict[Future[NDArray[Any] | UnreadableImageError], str] = {}
+        try:
+            for content, record in jobs:
+                under_way[pool.submit(work, record)] = content
+                if len(under_way) >= 2 * workers:
+                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                        yield under_way.pop(future), future.result()
+            for future in list(under_way):
+                yield under_way[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _stopped(problems: dict[int, str], records: Sequence[Record]) -> UnreadableImageError:
+    texts = list(dict.fromkeys(problems[index] for index in sorted(problems)))
+    if len(texts) == 1:
+        return UnreadableImageError(texts[0])
+    shown = "".join(f"\n  {text}" for text in texts[:_NAMED_PROBLEMS])
+    more = f"\n  and {len(texts) - _NAMED_PROBLEMS} more" if len(texts) > _NAMED_PROBLEMS else ""
+    return UnreadableImageError(
+        f"{len(problems)} of {len(records)} images can't be read; repair them, or set data.unreadable: skip in the site's "
+        f"profile to leave them out:{shown}{more}"
+    )
+
+
+def _store(pack: Pack, records: Sequence[Record], unreadable: Literal["stop", "skip"]) -> ImageStore:
+    failed = {index: row.problem for index, row in enumerate(pack.rows) if row.problem is not None}
+    if failed and unreadable == "stop":
+        raise _stopped({index: str(text) for index, text in failed.items()}, records)
+    readable = np.ones(len(pack.rows), dtype=np.bool_)
+    readable[list(failed)] = False
+    problems = tuple(
+        Problem(records[index].image, str(text).removeprefix(f"{records[index].image}: "))
+        for index, text in failed.items()
+    )
+    return ImageStore(pack.images, readable, problems)
+
+
+def _forget_oldest(place: Path) -> None:
+    packs = sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in packs[_KEPT_PACKS:]:
+        remove_pack(place, path.stem)
+
+
+def _bytes_needed(records: Sequence[Record], recipe: Preprocessing) -> int:
+    """The most that filling may take: rows and pack, both in the widest form."""
+    return 2 * len(records) * recipe.channels * recipe.size**2 * 2
