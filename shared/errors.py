@@ -59,6 +59,12 @@ class WeightsError(InputError):
     code = "CONS-120"
 
 
+class WeightsUnavailableError(WeightsError):
+    """Starting weights can't be had on this machine: no such file, or no network to fetch torchvision's."""
+
+    code = "CONS-121"
+
+
 class WireError(ConsiliumError):
     """A flat update does not match its manifest."""
 

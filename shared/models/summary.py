@@ -1,0 +1,94 @@
+"""What a study's network is, before anybody trains it: sizes, bytes exchanged, and a trial step."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from shared.errors import StudyError
+from shared.models.build import build_network
+from shared.models.network import Network
+from shared.models.state import travelling
+from shared.seeds import derived_seed
+from shared.study import Study
+from shared.wire import bytes_on_wire
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """Sizes of a study's network. Bytes are those of the arrays, for one site and one round, without transport headers."""
+
+    parameters: int
+    trained_parameters: int
+    bytes_down: int
+    bytes_up: int
+    input_shape: tuple[int, int, int]
+    output_shape: tuple[int, ...]
+    feature_dim: int
+    #: why Opacus can't give per-sample gradients of this network; empty where it can
+    dp_obstacles: tuple[str, ...]
+
+    @property
+    def dp_compatible(self) -> bool:
+        return not self.dp_obstacles
+
+
+def summarise(study: Study, *, weights_root: Path | None = None, network: Network | None = None) -> ModelSummary:
+    """Build the study's network (or take `network`), and run a batch of two forward and backward.
+
+    Raises what `build_network` raises, and StudyError where the trial step fails or a trained parameter gets no finite gradient.
+    """
+    if network is None:
+        network = build_network(study, weights_root=weights_root)
+    size, channels = study.preprocessing.size, study.preprocessing.channels
+    output_shape = _trial_step(network, study, (channels, size, size))
+    values = sum(tensor.numel() for _, tensor in travelling(network))
+    traffic = bytes_on_wire(values, study.federation.wire)
+    return ModelSummary(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        trained_parameters=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
+        bytes_down=traffic,
+        bytes_up=traffic,
+        input_shape=(channels, size, size),
+        output_shape=output_shape[1:],
+        feature_dim=network.feature_dim,
+        dp_obstacles=dp_obstacles(network),
+    )
+
+
+def _trial_step(original: Network, study: Study, shape: tuple[int, int, int]) -> tuple[int, ...]:
+    network = copy.deepcopy(original).train()  # a step in training mode changes the running statistics
+    seed = derived_seed("trial step", study.seed)
+    images = torch.rand((2, *shape), generator=torch.Generator().manual_seed(seed))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            logits = network(images)
+        torch.autograd.backward(nn.functional.softplus(logits).sum())
+        starved = [
+            name
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad and (parameter.grad is None or not bool(torch.isfinite(parameter.grad).all()))
+        ]
+    except (RuntimeError, ValueError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise StudyError(f"model: a batch of two images of shape {shape} does not pass through: {reason}") from None
+    if starved:
+        raise StudyError(f"model: {len(starved)} trained parameters get no finite gradient, e.g. '{starved[0]}'")
+    return tuple(logits.shape)
+
+
+def dp_obstacles(network: Network) -> tuple[str, ...]:
+    """Opacus' objections to training this network privately, each once, first sentence only."""
+    from opacus.validators import ModuleValidator  # slow to import, and needed here alone
+
+    training = network.training
+    try:
+        problems = ModuleValidator.validate(network.train(), strict=False)
+    finally:
+        network.train(training)
+    return tuple(dict.fromkeys(str(problem).split(". ")[0].strip() for problem in problems))
