@@ -1,0 +1,124 @@
+"""Reads every image of a holding once: which can't be used, which are the same, and how much room they take prepared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from client.data.records import Problem, Record
+from shared.errors import UnreadableImageError
+from shared.imaging.files import read_image
+from shared.imaging.masks import read_mask
+from shared.imaging.pixels import Pixels
+
+Masks = Literal["ignore", "read", "require"]
+"""Whether the masks are read too, and whether a record without one can't be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyedImage:
+    """A readable image: SHA-256 of its decoded pixels, and bytes that one pixel takes in the cache (all channels)."""
+
+    content: str
+    bytes_a_pixel: int
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What reading found. `usable` are the records whose image, and masks where asked for, can be read."""
+
+    usable: tuple[Record, ...]
+    problems: tuple[Problem, ...]
+    images: Mapping[Path, SurveyedImage]
+
+    def prepared_bytes(self, records: Iterable[Record], size: int) -> int:
+        """Room that `records` take in the cache at `size` x `size` pixels."""
+        return sum(self.images[record.image].bytes_a_pixel * size * size for record in records)
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Files with the same decoded pixels: `groups` of two or more; `across` those that belong to different patients."""
+
+    groups: tuple[tuple[Path, ...], ...]
+    across: tuple[tuple[Path, ...], ...]
+
+
+def images_of(records: Sequence[Record]) -> dict[Path, list[Record]]:
+    """The records of each image file, in the order of the records."""
+    grouped: dict[Path, list[Record]] = {}
+    for record in records:
+        grouped.setdefault(record.image, []).append(record)
+    return grouped
+
+
+def survey_image(image: Path, records: Sequence[Record], *, masks: Masks) -> tuple[SurveyedImage | None, list[Problem]]:
+    """Read one image and the masks of its records: what was found, and what can't be used, by file."""
+    try:
+        pixels = read_image(image)
+    except UnreadableImageError as problem:
+        return None, [_problem(image, problem)]
+    problems = []
+    if masks == "require" and not all(record.masks for record in records):
+        problems.append(Problem(image, "it has no mask, but the study's preprocessing.region is 'finding'"))
+    for path in dict.fromkeys(path for record in records for path in record.masks) if masks != "ignore" else ():
+        try:
+            marked = read_mask(path, pixels.size)
+        except UnreadableImageError as problem:
+            problems.append(_problem(path, problem))
+            continue
+        if not marked.any():
+            problems.append(Problem(path, "the mask marks no pixel"))
+    return SurveyedImage(_content(pixels), _bytes_a_pixel(pixels)), problems
+
+
+def survey(records: Sequence[Record], *, masks: Masks, read: Iterable[Path] | None = None) -> Survey:
+    """Read every image of `records` once. `read` gives the image files in the order to read them, e.g. a progress bar over them."""
+    grouped = images_of(records)
+    images: dict[Path, SurveyedImage] = {}
+    problems: list[Problem] = []
+    for image in grouped if read is None else read:
+        found, met = survey_image(image, grouped[image], masks=masks)
+        problems.extend(met)
+        if found is not None:
+            images[image] = found
+    spoilt = {problem.file for problem in problems}
+    usable = tuple(
+        record
+        for record in records
+        if record.image in images and not spoilt.intersection(record.masks) and (record.masks or masks != "require")
+    )
+    return Survey(usable, tuple(problems), images)
+
+
+def find_duplicates(survey: Survey, records: Sequence[Record]) -> Duplicates:
+    """Which files of `records` have the same pixels, and which of them are of different patients (which would leak)."""
+    files: dict[str, dict[Path, None]] = {}
+    patients: dict[str, set[str]] = {}
+    for record in records:
+        if record.image in survey.images:
+            content = survey.images[record.image].content
+            files.setdefault(content, {})[record.image] = None
+            patients.setdefault(content, set()).add(record.patient)
+    return Duplicates(
+        groups=tuple(tuple(paths) for paths in files.values() if len(paths) > 1),
+        across=tuple(tuple(paths) for content, paths in files.items() if len(patients[content]) > 1),
+    )
+
+
+def _content(pixels: Pixels) -> str:
+    digest = hashlib.sha256(f"{pixels.array.dtype.str}{pixels.array.shape}".encode())
+    digest.update(pixels.array.data)
+    return digest.hexdigest()
+
+
+def _bytes_a_pixel(pixels: Pixels) -> int:
+    channels = 1 if pixels.array.ndim == 2 else 3
+    return channels * (1 if pixels.bits <= 8 else 2)
+
+
+def _problem(path: Path, problem: UnreadableImageError) -> Problem:
+    return Problem(path, str(problem).removeprefix(f"{path}: "))
