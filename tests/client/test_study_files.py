@@ -1,0 +1,94 @@
+"""The studies and profiles that ship load, and the paper's study is the paper's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.data.cbis_ddsm_tables import read_tables
+from client.data.records import Holding, Record
+from client.data.registry import ADAPTERS
+from client.data.selection import choose
+from client.data.splits import PARTS
+from shared.profile import load_profile
+from shared.study import load_study
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted((ROOT / "configs").glob("*.yaml"))
+PAPERS = ["cbis_ddsm_resnet34_cbam_svm", "cbis_ddsm_mass_resnet34_cbam_svm"]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_loads_and_has_its_files_name(path: Path) -> None:
+    assert load_study(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sites").glob("*/*/profile.yaml")), ids=lambda path: path.parent.name)
+def test_every_profile_loads_and_has_its_folders_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("FEDERATION_DATA", "CONSILIUM_DEMO_DATA"):
+        monkeypatch.setenv(variable, "/somewhere")
+    profile = load_profile(path.parent)
+    assert profile.site == path.parent.name
+    assert profile.data.layout in ADAPTERS
+    assert profile.data.root.startswith("/somewhere/")
+
+
+def test_the_real_hospitals_say_that_the_lesion_stands_in_for_the_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDERATION_DATA", "/somewhere")
+    profiles = [load_profile(path) for path in sorted((ROOT / "sites" / "ham10000").iterdir())]
+    assert len(profiles) == 3
+    assert all(profile.data.patient_stand_in == "lesion_id" and not profile.data.synthetic for profile in profiles)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_study_has_the_papers_hyper_parameters(name: str) -> None:
+    study = load_study(ROOT / "configs" / f"{name}.yaml")
+    assert study.federation.rounds * study.training.local_epochs == 6
+    assert (study.training.optimiser, study.training.learning_rate, study.training.batch_size) == ("adam", 1e-4, 32)
+    assert (study.training.loss, study.outputs) == ("binary_cross_entropy", 1)
+    assert (study.model.name, study.model.attention, study.model.cbam_at) == ("resnet34", "cbam", "after_block")
+    assert study.model.weights == "torchvision" and study.model.freeze
+    assert (study.preprocessing.region, study.preprocessing.size) == ("finding", 224)
+    split = study.data.split
+    assert (split.division, split.train, split.validation, split.test) == ("by_patient", 0.70, 0.15, 0.15)
+    assert study.data.balanced is not None and study.data.balanced.per_class == 500
+    assert study.head is not None and study.head.grid is not None
+    assert (study.head.C, study.head.gamma, study.head.grid.folds) == (10, 0.001, 5)
+    assert min(study.head.grid.gamma) <= 0.00001
+    assert study.task.positive_class == "malignant"
+
+
+def test_title_and_data_paragraph_of_the_paper_have_one_study_each_that_differ_in_nothing_else() -> None:
+    calcification, mass = (load_study(ROOT / "configs" / f"{name}.yaml").to_data() for name in PAPERS)
+    for data in (calcification, mass):
+        for key in ("name", "title", "description"):
+            del data[key]
+    kinds = [data["data"].pop("select") for data in (calcification, mass)]
+    assert kinds == [{"abnormality": ["calcification"]}, {"abnormality": ["mass"]}]
+    assert calcification == mass
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_published_tables_hold_enough_for_the_papers_500_and_500(name: str) -> None:
+    folder = os.environ.get("FEDERATION_DATA")
+    if folder is None:
+        pytest.skip("FEDERATION_DATA is not set: the published tables are not there")
+    tables = read_tables(Path(folder) / "cbis_ddsm_tables")
+    records = tuple(
+        Record(
+            f"{finding.roi_folder}",
+            Path("not-there.dcm"),
+            finding.pathology,
+            finding.patient,
+            attributes={"abnormality": finding.abnormality},
+        )
+        for finding in tables.findings
+    )
+    cohort = choose(load_study(ROOT / "configs" / f"{name}.yaml"), Holding(records), minimum_patients=20)
+    assert np.bincount(cohort.labels).tolist() == [500, 500]
+    shares = [len(cohort.parts[part]) / 1000 for part in PARTS]
+    assert shares == pytest.approx([0.70, 0.15, 0.15], abs=0.04)
