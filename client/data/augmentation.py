@@ -1,0 +1,104 @@
+"""Random changes of a training batch, on the device the batch lies on; each image gets its own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from shared.study import Augmentation
+
+
+def augmented(images: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
+    """(N, C, S, S) float in [0, 1] to the same, changed as `spec` says; the very same values where all of it is off.
+
+    The draws come from `generator`, a CPU generator, so that they are the same whatever the device. Flips and quarter
+    turns move pixels without changing them. Rotation, translation and scale are one bilinear resampling, together with
+    the flips and turns; what comes in from outside is black. Contrast is about each image's own mean; brightness and
+    contrast are clamped to [0, 1]. Raises ValueError where images are not square.
+    """
+    if images.ndim != 4 or images.shape[-1] != images.shape[-2]:
+        raise ValueError(f"expected square images (N, C, S, S), but got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"expected floating-point images in [0, 1], but got {images.dtype}")
+    count = len(images)
+    across = _chosen(count, spec.horizontal_flip, generator)
+    down = _chosen(count, spec.vertical_flip, generator)
+    turns = (
+        torch.randint(4, (count,), generator=generator) if spec.quarter_turns else torch.zeros(count, dtype=torch.long)
+    )
+    if spec.rotation_degrees or spec.translate or spec.scale:
+        angle = _between(count, spec.rotation_degrees, generator) * (math.pi / 180)
+        shift = torch.stack([_between(count, spec.translate, generator) for _ in range(2)], dim=1)
+        factor = 1 + _between(count, spec.scale, generator)
+        images = _moved(images, _inverse_affine(across, down, turns, angle, shift, factor))
+    else:
+        images = _flipped(images, across, down, turns)
+    if spec.brightness or spec.contrast:
+        contrast = _column(1 + _between(count, spec.contrast, generator), images)
+        brightness = _column(_between(count, spec.brightness, generator), images)
+        mean = images.mean(dim=(1, 2, 3), keepdim=True)
+        images = (images - mean) * contrast + mean + brightness
+    return images.clamp(0.0, 1.0)
+
+
+def is_identity(spec: Augmentation) -> bool:
+    """Whether every change is off."""
+    return spec == Augmentation()
+
+
+def _flipped(images: Tensor, across: Tensor, down: Tensor, turns: Tensor) -> Tensor:
+    """Flip left-right, then top-bottom, then turn anticlockwise, exactly."""
+    if across.any():
+        images = torch.where(_column(across, images), images.flip(-1), images)
+    if down.any():
+        images = torch.where(_column(down, images), images.flip(-2), images)
+    for turn in range(1, 4):
+        chosen = turns == turn
+        if chosen.any():
+            images = torch.where(_column(chosen, images), torch.rot90(images, turn, (-2, -1)), images)
+    return images
+
+
+def _inverse_affine(
+    across: Tensor, down: Tensor, turns: Tensor, angle: Tensor, shift: Tensor, factor: Tensor
+) -> Tensor:
+    """(N, 2, 3) from output to input coordinates in [-1, 1] (x right, y down), as affine_grid takes them.
+
+    Forward, a point is flipped, turned and rotated anticlockwise, scaled, then shifted by a share of the side:
+    q = factor R(turn + angle) D p + 2 shift, so that p = D R^T (q - 2 shift) / factor.
+    """
+    total = angle.double() + turns.double() * (math.pi / 2)
+    cos, sin = torch.cos(total), torch.sin(total)
+    # Anticlockwise on the screen, where y points down, is [[cos, sin], [-sin, cos]]; this is its transpose.
+    back = torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1)
+    mirror = torch.stack([1 - 2 * across.double(), 1 - 2 * down.double()], dim=1)
+    linear = mirror[:, :, None] * back / factor.double()[:, None, None]
+    offset = -(linear @ (2 * shift.double())[:, :, None])
+    return torch.cat([linear, offset], dim=2).float()
+
+
+def _moved(images: Tensor, theta: Tensor) -> Tensor:
+    grid = F.affine_grid(theta.to(images.device, images.dtype), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _chosen(count: int, probability: float, generator: torch.Generator) -> Tensor:
+    if probability == 0:
+        return torch.zeros(count, dtype=torch.bool)
+    return torch.rand(count, generator=generator) < probability
+
+
+def _between(count: int, limit: float, generator: torch.Generator) -> Tensor:
+    """Uniform on [-limit, limit]; draws nothing where the limit is 0."""
+    if limit == 0:
+        return torch.zeros(count)
+    return (torch.rand(count, generator=generator) * 2 - 1) * limit
+
+
+def _column(values: Tensor, images: Tensor) -> Tensor:
+    """(N,) to (N, 1, 1, 1) on the images' device."""
+    shaped = values.to(images.device, non_blocking=True)[:, None, None, None]
+    return shaped if shaped.dtype == torch.bool else shaped.to(images.dtype)

@@ -1,0 +1,107 @@
+"""Batches for training and evaluation, out of the image cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.data.augmentation import augmented, is_identity
+from client.data.cache import ImageStore
+from shared.study import Augmentation, Preprocessing
+
+
+class Batches:
+    """Batches (images, labels) of the rows `indices` of a store: one epoch each time it is iterated.
+
+    images: (B, channels, S, S) float32 on `device`, in [0, 1], then normalised by the recipe's constants; grey is repeated
+    to the recipe's channels. labels: (B,) int64 on `device`. With `generator` (a CPU generator) the order is shuffled anew
+    in each epoch and `augmentation` is applied; without it rows come in the order of `indices`, unchanged. The same
+    generator state gives the same batches, whatever the device.
+
+    With `generator`, a last batch of one single image joins the batch before it, because batch normalisation can't learn
+    from one image. Raises ValueError where an index is of no readable image, or an augmentation has no generator.
+
+    There is no reading ahead in a thread: gathering a batch takes well under 1 % of its training step
+    (benchmarks/input_pipeline.py), and on a GPU the next one is gathered while the device still works on the last.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        labels: Sequence[int] | NDArray[np.int64] | Tensor,
+        indices: Sequence[int] | NDArray[np.int64],
+        *,
+        recipe: Preprocessing,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+        augmentation: Augmentation | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self._pixels: NDArray[np.uint8 | np.float16] = np.asarray(store.images)
+        self._labels = torch.as_tensor(labels, dtype=torch.int64)
+        self._indices = np.asarray(indices, dtype=np.int64)
+        if len(self._labels) != len(store):
+            raise ValueError(f"expected one label for each of the {len(store)} images, but got {len(self._labels)}")
+        if len(self._indices) and not (self._indices.min() >= 0 and self._indices.max() < len(store)):
+            raise ValueError(f"expected indices from 0 to {len(store) - 1}")
+        if not store.readable[self._indices].all():
+            raise ValueError("an index is of an image that can't be read")
+        if augmentation is not None and is_identity(augmentation):
+            augmentation = None
+        if augmentation is not None and generator is None:
+            raise ValueError("augmentation needs a generator")
+        self._recipe, self._batch_size = recipe, batch_size
+        self._device, self._memory_format = torch.device(device), memory_format
+        self._generator, self._augmentation = generator, augmentation
+        constants = recipe.normalise
+        self._mean: Tensor | None = None if constants is None else self._constant(constants.mean)
+        self._std: Tensor | None = None if constants is None else self._constant(constants.std)
+
+    def __len__(self) -> int:
+        """Batches in one epoch."""
+        return len(self._bounds())
+
+    @property
+    def images(self) -> int:
+        """Images in one epoch."""
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self._indices
+        if self._generator is not None:
+            order = order[torch.randperm(len(order), generator=self._generator).numpy()]
+        for start, stop in self._bounds():
+            rows = order[start:stop]
+            yield self._images(rows), self._labels[torch.from_numpy(rows)].to(self._device, non_blocking=True)
+
+    def _bounds(self) -> list[tuple[int, int]]:
+        count = len(self._indices)
+        starts = list(range(0, count, self._batch_size))
+        if self._generator is not None and len(starts) > 1 and count - starts[-1] == 1:
+            starts.pop()
+        return list(pairwise([*starts, count]))
+
+    def _images(self, rows: NDArray[np.int64]) -> Tensor:
+        # Fancy indexing copies the rows out of the read-only map.
+        stored = torch.from_numpy(self._pixels[rows])
+        if self._device.type == "cuda":
+            stored = stored.pin_memory()
+        images = stored.to(self._device, non_blocking=True)
+        images = images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images.to(torch.float32)
+        if self._augmentation is not None and self._generator is not None:
+            # Before grey is repeated: a third of the work.
+            images = augmented(images, self._augmentation, self._generator)
+        if images.shape[1] != self._recipe.channels:
+            images = images.expand(-1, self._recipe.channels, -1, -1)
+        if self._mean is not None and self._std is not None:
+            images = (images - self._mean) / self._std
+        return images.contiguous(memory_format=self._memory_format)
+
+    def _constant(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None, None]
