@@ -1,0 +1,310 @@
+"""The hospital's own page about one run: written into its own folder, mode 0600, sent to nobody.
+
+It shows what must not leave: the exact ROC curve, single images that were got wrong, and a map of the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from client.data.records import Part
+from client.features import PartFeatures
+from client.kept_scores import KeptScores
+from client.page_figures import (
+    ImageOf,
+    brier_score,
+    calibration,
+    confident_errors,
+    feature_map,
+    png_data_uri,
+    polyline,
+    roc_points,
+)
+from client.page_template import MACROS, PAGE
+from client.private_file import write_private
+from shared.metrics.classification import Predictions
+from shared.profile import Profile
+from shared.results import METRICS, Difference, Estimate, Evaluated, HeadResult
+from shared.study import Study
+
+PAGE_NAME = "evaluation.html"
+_SIDE = 280.0
+_TITLES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "Precision",
+    "f1": "F1",
+    "auc": "AUC",
+}
+_HEADS = {"network": "Network", "svm": "SVM", "svm_paper": "SVM, study's own setting"}
+_ERRORS = {"missed": "Missed: is {}, said something else", "false alarm": "False alarms: said {}, is something else"}
+
+
+def write_page(
+    folder: Path,
+    *,
+    run: str,
+    profile: Profile,
+    study: Study,
+    evaluated: Evaluated,
+    parts: Mapping[Part, PartFeatures],
+    scores: KeptScores,
+    seed: int,
+    image_of: ImageOf | None = None,
+    errors_shown: int = 6,
+) -> Path:
+    """Write `folder`/evaluation.html, one self-contained file, and return its path.
+
+    `scores` are the exact scores of the test part (`client.kept_scores.load_scores` of what `evaluate` kept);
+    `image_of(i)` gives the prepared pixels of test image i, and is asked for the shown errors only. The same input
+    and seed give the same bytes. Raises StorageError where the file can't be written, ValueError where `scores` are
+    of other images than the test part.
+    """
+    test = parts["test"]
+    if scores.keys != test.keys:
+        raise ValueError("Expected argument `scores` to be of the test part's images, but got other keys")
+    results = {name: result for name in _HEADS if (result := getattr(evaluated, name)) is not None}
+    best = "svm" if "svm" in results else "network"
+    head = scores.heads[best]
+    classes = study.task.class_names
+    percent = f"{100 * study.evaluation.confidence:g}"
+    positive = study.task.positive_class
+    points = feature_map(parts["train"], test, head.predicted != head.truth, seed=seed)
+    prevalence = float((head.truth == head.positive).mean())
+    shown = [name for name in ("network", "svm") if name in results]
+    values: dict[str, Any] = {
+        "side": _SIDE,
+        "site": profile.site,
+        "site_title": profile.title,
+        "synthetic": profile.data.synthetic,
+        "stand_in": profile.data.patient_stand_in,
+        "run": run,
+        "study": study,
+        "digest": study.digest(),
+        "classes": classes,
+        "positive": positive,
+        "many": len(classes) > 2,
+        "argmax": study.outputs > 1,
+        "percent": percent,
+        "resamples": study.evaluation.resamples,
+        "headline": _headline(evaluated, results[best], best, positive, percent),
+        "boxes": _boxes(results, shown, evaluated),
+        "heads": [
+            {
+                "title": _HEADS[name],
+                "kind": name,
+                "confusion": _confusion(result) if name in shown else None,
+            }
+            for name, result in results.items()
+        ],
+        "metric_rows": _metric_rows(list(results.values())),
+        "has_gain": any(result.gain for result in results.values()),
+        "rocs": [
+            {"kind": name, "title": _HEADS[name], "points": polyline(curve, _SIDE), "auc": _area(results[name], study)}
+            for name in shown
+            if (curve := roc_points(scores.heads[name])) is not None
+        ],
+        "calibrations": [_calibration(name, scores.heads[name], study.evaluation.confidence) for name in shown],
+        "group_images": calibration(head, confidence=study.evaluation.confidence)[0].images,
+        "prevalence": f"{100 * prevalence:.0f} %",
+        "prevalence_brier": f"{prevalence * (1 - prevalence):.3f}",
+        "best_title": _HEADS[best],
+        "best_name": "SVM" if best == "svm" else "network",
+        "class_rows": [
+            {
+                "name": name,
+                "images": row.images,
+                "cells": [_cell(one) for one in (row.precision, row.recall, row.specificity, row.f1, row.auc)],
+            }
+            for name, row in zip(classes, results[best].classes, strict=True)
+        ],
+        "points": [
+            {
+                "x": round(point.x * 640, 1),
+                "y": round((1 - point.y) * 480, 1),
+                "colour": point.label % 8,
+                "shape": point.label % 4,
+                "test": point.is_test,
+                "wrong": point.is_wrong,
+            }
+            for point in points
+        ],
+        "errors": _errors(scores, test, study, best, image_of, errors_shown),
+        "part_rows": [
+            _part_row(name, parts[name], len(classes)) for name in ("train", "validation", "test") if name in parts
+        ],
+        "choice": _choice(evaluated, study),
+    }
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    path = folder / PAGE_NAME
+    write_private(path, environment.from_string(MACROS + PAGE).render(values).encode("utf-8"))
+    return path
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _interval(estimate: Estimate) -> str:
+    return "" if estimate.low is None or estimate.high is None else f"{estimate.low:.3f} to {estimate.high:.3f}"
+
+
+def _cell(estimate: Estimate) -> dict[str, str]:
+    return {"value": _number(estimate.value), "interval": _interval(estimate)}
+
+
+def _gain_cell(gain: Difference | None) -> dict[str, str]:
+    if gain is None:
+        return {"value": "–", "interval": ""}
+    return {"value": _signed(gain.value), "interval": f"{_signed(gain.low)} to {_signed(gain.high)}"}
+
+
+def _metric_rows(results: Sequence[HeadResult]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {"title": _TITLES[name], "cells": [_cell(getattr(result, name)) for result in results]} for name in METRICS
+    ]
+    for name in ("auc", "balanced_accuracy"):
+        gains = [(result.gain or {}).get(name) for result in results]
+        if any(gain is not None for gain in gains):
+            title = f"Gain in {'AUC' if name == 'auc' else 'balanced accuracy'} over round 0"
+            rows.append({"title": title, "cells": [_gain_cell(gain) for gain in gains]})
+    return rows
+
+
+def _headline(evaluated: Evaluated, result: HeadResult, best: str, positive: str, percent: str) -> str:
+    auc = result.auc
+    what = f"{evaluated.images} test images of {evaluated.patients} patients, none of whom is in the training part"
+    name = "SVM on the network's features" if best == "svm" else "network"
+    if auc.value is None:
+        return f"On {what}, the AUC of the {name} is not defined: the test part lacks a class."
+    if len(result.classes) == 2:
+        meaning = f"ranks a random {positive} image above a random other one in {100 * auc.value:.0f} % of cases"
+    else:
+        meaning = f"ranks an image of a class above one of the rest in {100 * auc.value:.0f} % of cases, on the mean over the classes"
+    between = ""
+    if auc.low is not None and auc.high is not None:
+        between = f" ({percent} % interval {100 * auc.low:.0f} to {100 * auc.high:.0f} %)"
+    verdict = ""
+    if auc.low is not None and auc.low <= 0.5:
+        verdict = " That can't be told from chance, which is 50 %."
+    return f"On {what}, the {name} {meaning}{between}.{verdict}"
+
+
+def _boxes(results: Mapping[str, HeadResult], shown: Sequence[str], evaluated: Evaluated) -> list[dict[str, str]]:
+    boxes = [
+        {
+            "title": f"AUC, {_HEADS[name]}",
+            "value": _number(results[name].auc.value),
+            "detail": _interval(results[name].auc),
+        }
+        for name in shown
+    ]
+    last = results[shown[-1]]
+    for key, title in (("sensitivity", "Sensitivity"), ("specificity", "Specificity")):
+        estimate = getattr(last, key)
+        boxes.append(
+            {"title": f"{title}, {_HEADS[shown[-1]]}", "value": _number(estimate.value), "detail": _interval(estimate)}
+        )
+    return boxes
+
+
+def _area(result: HeadResult, study: Study) -> str:
+    """AUC of the drawn curve, which is the positive class's."""
+    return _number(result.classes[study.task.positive_index].auc.value)
+
+
+def _confusion(result: HeadResult) -> list[list[dict[str, Any]]]:
+    rows = []
+    for row in result.confusion:
+        total = sum(row)
+        rows.append(
+            [
+                {
+                    "count": count,
+                    "share": f"{100 * count / total:.0f} %" if total else "–",
+                    "shade": round(45 * count / total) if total else 0,
+                }
+                for count in row
+            ]
+        )
+    return rows
+
+
+def _calibration(name: str, head: Predictions, confidence: float) -> dict[str, Any]:
+    groups = calibration(head, confidence=confidence)
+    return {
+        "kind": name,
+        "title": _HEADS[name],
+        "brier": f"{brier_score(head):.3f}",
+        "points": polyline([(group.predicted, group.observed) for group in groups], _SIDE),
+        "groups": [
+            {
+                "x": round(group.predicted * _SIDE, 1),
+                "y": round((1 - group.observed) * _SIDE, 1),
+                "low": round((1 - group.low) * _SIDE, 1),
+                "high": round((1 - group.high) * _SIDE, 1),
+                "images": group.images,
+            }
+            for group in groups
+        ],
+    }
+
+
+def _errors(
+    scores: KeptScores, test: PartFeatures, study: Study, best: str, image_of: ImageOf | None, most: int
+) -> list[dict[str, Any]]:
+    classes, positive = study.task.class_names, study.task.positive_class
+    groups = []
+    for kind, cards in confident_errors(scores.heads[best], most=most):
+        shown = []
+        for card in cards:
+            network = scores.heads["network"].scores[card.index, card.said]
+            shown.append(
+                {
+                    "key": test.keys[card.index],
+                    "patient": str(test.patients[card.index]),
+                    "truth": classes[card.truth],
+                    "said": classes[card.said],
+                    "probability": f"{'SVM' if best == 'svm' else 'network'}: {100 * card.probability:.0f} %",
+                    "other": f"network: {100 * network:.0f} %" if best == "svm" else "",
+                    "image": png_data_uri(image_of(card.index)) if image_of is not None else "",
+                }
+            )
+        title = _ERRORS[kind].format(positive) if kind in _ERRORS else "Mixed up among the other classes"
+        groups.append({"title": title, "cards": shown})
+    return groups
+
+
+def _part_row(name: str, part: PartFeatures, classes: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "patients": part.patient_count,
+        "images": part.images,
+        "by_class": np.bincount(part.labels, minlength=classes).tolist(),
+    }
+
+
+def _choice(evaluated: Evaluated, study: Study) -> dict[str, Any] | None:
+    choice = evaluated.svm_choice
+    if choice is None:
+        return None
+    score = choice.cross_validation_score
+    grid = study.head.grid if study.head is not None else None
+    return {
+        "c": f"{choice.C:g}",
+        "gamma": f"{choice.gamma:g}",
+        "score": None if score is None else f"{score:.3f}",
+        "measure": "AUC" if grid is not None and grid.score == "auc" else "balanced accuracy",
+        "vectors": choice.support_vectors,
+    }
