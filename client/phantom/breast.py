@@ -73,7 +73,7 @@ def draw_breast(rows: int, columns: int, *, projection: Projection, density: int
     gland = np.exp(-((xx / width - 0.5) ** 2 / 0.09 + (yy - middle) ** 2 / (0.5 * half) ** 2))
     share = (0.15, 0.35, 0.6, 0.85)[density - 1]
     parenchyma = gland * share * special.expit(3 * (texture + 2 * share - 0.9))
-    signal = thickness * (0.27 + 0.42 * parenchyma + 0.03 * texture + 0.014 * fibres)
+    signal = thickness * (0.26 + 0.36 * parenchyma + 0.025 * texture + 0.012 * fibres)
 
     muscle = np.zeros((rows, columns), dtype=np.float32)
     if oblique:

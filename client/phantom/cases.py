@@ -161,7 +161,7 @@ def _finding(number: int, malignant: bool, descriptors: _Descriptors, rng: np.ra
         pathology, assessment = "BENIGN", int(rng.choice((4, 3, 2, 0), p=(0.66, 0.18, 0.12, 0.04)))
     else:
         pathology, assessment = "BENIGN_WITHOUT_CALLBACK", 2
-    contrast = float(rng.uniform(0.18, 0.36))
+    contrast = float(rng.uniform(0.22, 0.40))
     named = str(descriptors.morphology)
     if descriptors.ambiguous and descriptors.morphology is not Morphology.PUNCTATE and rng.random() < 0.5:
         named = f"{Morphology.PUNCTATE}-{named}"
@@ -175,7 +175,7 @@ def _finding(number: int, malignant: bool, descriptors: _Descriptors, rng: np.ra
         calc_distribution="N/A" if unnamed_place else str(descriptors.distribution),
         pathology=pathology,
         assessment=assessment,
-        subtlety=int(np.clip(round((contrast - 0.18) / 0.18 * 4 + 1 + rng.normal(0, 0.7)), 1, 5)),
+        subtlety=int(np.clip(round((contrast - 0.22) / 0.18 * 4 + 1 + rng.normal(0, 0.7)), 1, 5)),
         diameter=float(rng.uniform(66, 128)),
         aspect=float(rng.uniform(0.8, 1.25)),
         load=float(rng.uniform(0.05, 0.09)),
