@@ -1,0 +1,314 @@
+"""`report.html`: one file that needs nothing else, made from a `Report`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from server.report import charts, words
+from server.report.charts import Bar, Interval, Series
+from server.report.schema import Figure, HeadReport, PooledHead, Report, SiteReport
+from server.run_folder import Miss
+
+HeadKey = Literal["network", "svm", "svm_paper"]
+
+#: Columns of the tables of figures: field and title.
+COLUMNS = (
+    ("auc", "AUC"),
+    ("balanced_accuracy", "Balanced accuracy"),
+    ("sensitivity", "Sensitivity"),
+    ("specificity", "Specificity"),
+    ("precision", "Precision"),
+    ("f1", "F1"),
+    ("accuracy", "Accuracy"),
+)
+CLASS_COLUMNS = (
+    ("precision", "Precision"),
+    ("recall", "Recall"),
+    ("specificity", "Specificity"),
+    ("f1", "F1"),
+    ("auc", "AUC"),
+)
+SITE_PHASES = (
+    ("load", "load the model"),
+    ("validate", "validate"),
+    ("train", "train"),
+    ("reply", "build the answer"),
+    ("transfer", "transfer"),
+    ("wait", "wait for the others"),
+)
+ROUND_PHASES = (("push", "send"), ("wait", "wait for hospitals"), ("aggregate", "aggregate"), ("checkpoint", "save"))
+#: Rounds drawn one bar each; longer runs show their mean only.
+MOST_BARS = 24
+
+_REASONS = {
+    "no answer": "gave no answer before the deadline",
+    "refused": "refused",
+    "invalid": "sent an answer that can't be used",
+    "offline": "was not online",
+}
+
+
+def render(report: Report) -> str:
+    """The page. Everything that comes from the run is escaped; charts are inline SVG; there is no script and no link out."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": words.number,
+        "signed": words.signed_number,
+        "span": words.span,
+        "joined": words.joined,
+        "words": words.class_words,
+        "short": lambda text: text[:12] if text else "–",
+        "thousands": lambda value: f"{value:,}".replace(",", "\u202f"),
+        "mib": lambda value: f"{value / 2**20:.1f} MiB",
+        "seconds": _duration,
+    }
+    page = environment.get_template("report.html.j2").render(
+        report=report,
+        run=report.run,
+        summary=words.summary(report),
+        main=words.main_head(report),
+        heads=_heads(report),
+        head_names=words.HEADS,
+        columns=COLUMNS,
+        class_columns=CLASS_COLUMNS,
+        site_phases=SITE_PHASES,
+        round_phases=ROUND_PHASES,
+        glossary=words.GLOSSARY,
+        percent=f"{report.confidence * 100:g} %",
+        unit=words.units(report),
+        styles={site: index for index, site in enumerate(report.sites)},
+        above_chance=words.above_chance,
+        improvement=words.improvement,
+        swatch=charts.swatch,
+        hatch_swatch=charts.hatch_swatch,
+        hatchings=charts.hatchings(),
+        auc_chart=_auc_chart(report),
+        gain_chart=_gain_chart(report),
+        curves=_curves(report),
+        rocs=_rocs(report),
+        confusions=_confusions(report),
+        site_bars=_site_bars(report),
+        round_bars=_round_bars(report),
+        site_means={site: _means(one) for site, one in report.sites.items() if one.timing},
+        absences=_absences(report),
+        study_text=yaml.safe_dump(report.study, sort_keys=False, allow_unicode=True, width=110),
+    )
+    return "\n".join(line.rstrip() for line in page.splitlines() if line.strip()) + "\n"
+
+
+def _heads(report: Report) -> list[HeadKey]:
+    """The heads that there are figures for, main one first."""
+    order: tuple[HeadKey, ...] = ("svm", "network")
+    return [head for head in order if getattr(report.pooled, head) is not None]
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 90
+        else f"{seconds / 60:.1f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _figure_text(figure: Figure) -> str:
+    interval = words.span(figure)
+    return words.number(figure.value) + (f"  ({interval})" if interval else "  no interval")
+
+
+def _head_of(site: SiteReport, head: str) -> HeadReport | None:
+    found: HeadReport | None = getattr(site, head)
+    return found
+
+
+def _auc_chart(report: Report) -> Markup | None:
+    rows: list[Interval] = []
+    for style, (name, site) in enumerate(report.sites.items()):
+        for head in _heads(report):
+            result = _head_of(site, head)
+            if result is not None:
+                rows.append(_row(f"{name}, {words.HEADS[head]}", style, result.auc, filled=head == "svm"))
+    for head in _heads(report):
+        pooled: PooledHead = getattr(report.pooled, head)
+        rows.append(_row(f"all, {words.HEADS[head]}", 0, pooled.auc, filled=head == "svm", pooled=True))
+    if not rows:
+        return None
+    lowest = min(
+        [0.5, *(row.low for row in rows if row.low is not None), *(row.value for row in rows if row.value is not None)]
+    )
+    return charts.interval_chart(
+        rows, label=f"AUC with {report.confidence * 100:g} % interval by hospital and for all; figures in the table below",
+        x_label="AUC", x_range=(max(0.0, 0.1 * int(lowest * 10 - 0.5)), 1.0), reference=0.5, says="chance",
+    )  # fmt: skip
+
+
+def _row(name: str, style: int, figure: Figure, *, filled: bool, pooled: bool = False) -> Interval:
+    return Interval(
+        name, style, figure.value, figure.low, figure.high, _figure_text(figure), filled=filled, pooled=pooled
+    )
+
+
+def _gain_chart(report: Report) -> Markup | None:
+    rows: list[Interval] = []
+
+    def add(name: str, style: int, gain: Mapping[Any, Any] | None, head: str, pooled: bool) -> None:
+        one = gain.get("auc") if gain else None
+        if one is not None:
+            text = (
+                f"{words.signed_number(one.value)}  ({words.signed_number(one.low)} to {words.signed_number(one.high)})"
+            )
+            rows.append(Interval(name, style, one.value, one.low, one.high, text, filled=head == "svm", pooled=pooled))
+
+    for style, (name, site) in enumerate(report.sites.items()):
+        for head in _heads(report):
+            result = _head_of(site, head)
+            add(f"{name}, {words.HEADS[head]}", style, result.gain if result else None, head, False)
+    for head in _heads(report):
+        add(f"all, {words.HEADS[head]}", 0, getattr(report.pooled, head).gain, head, True)
+    if not rows:
+        return None
+    low = min(0.0, *(row.low for row in rows if row.low is not None))
+    high = max(0.0, *(row.high for row in rows if row.high is not None))
+    marks = charts.ticks(low - 0.02, high + 0.02)
+    return charts.interval_chart(
+        rows, label="Change of AUC since round 0 with interval by hospital and for all; figures in the table below",
+        x_label="change of AUC since round 0", x_range=(marks[0], marks[-1]), reference=0.0, says="no change",
+    )  # fmt: skip
+
+
+def _curves(report: Report) -> list[tuple[str, str, Markup]]:
+    """Title, explanation and chart of every course over the rounds that has a point."""
+    sites = list(report.sites.items())
+    if not any(site.curve for _, site in sites):
+        return []
+
+    def training(field: str) -> list[Series]:
+        return [
+            Series(
+                name,
+                style,
+                [
+                    (point.round - 1 + (epoch + 1) / len(values), value)
+                    for point in site.curve
+                    for values in [getattr(point, field)]
+                    for epoch, value in enumerate(values)
+                ],
+            )
+            for style, (name, site) in enumerate(sites)
+        ]
+
+    def validation(field: str) -> list[Series]:
+        return [
+            Series(name, style, [(point.round - 1, getattr(point, field)) for point in site.curve])
+            for style, (name, site) in enumerate(sites)
+        ]
+
+    on_training = "each hospital's own training images, by local epoch"
+    on_validation = "the common model after each round, on each hospital's validation part"
+    wanted = (
+        ("Training loss", on_training, training("train_loss"), "loss", None),
+        ("Validation loss", on_validation, validation("validation_loss"), "loss", None),
+        ("Training accuracy", on_training, training("train_accuracy"), "accuracy", (0.0, 1.0)),
+        ("Validation accuracy", on_validation, validation("validation_accuracy"), "accuracy", (0.0, 1.0)),
+        ("Validation AUC", on_validation, validation("validation_auc"), "AUC", (0.0, 1.0)),
+    )
+    return [
+        (title, told, charts.line_chart(series, label=f"{title} by round and hospital", x_label="round", y_label=y, y_range=span))
+        for title, told, series, y, span in wanted
+        if any(value is not None for one in series for _, value in one.points)
+    ]  # fmt: skip
+
+
+def _rocs(report: Report) -> list[tuple[str, Markup]]:
+    drawn: list[tuple[str, Markup]] = []
+    for head in _heads(report):
+        curves = [
+            Series(name, style, [(p.false_positive_rate, p.true_positive_rate) for p in result.roc])
+            for style, (name, site) in enumerate(report.sites.items())
+            if (result := _head_of(site, head)) is not None and result.roc is not None
+        ]
+        if curves:
+            title = words.HEADS[head]
+            drawn.append((title, charts.roc_chart(curves, label=f"ROC curves of the {title} by hospital")))
+    return drawn
+
+
+def _confusions(report: Report) -> list[tuple[str, list[tuple[str, list[list[tuple[int, float]]]]]]]:
+    """By hospital (then all): head and its rows of (count, share of the row)."""
+
+    def shares(confusion: Sequence[Sequence[int]]) -> list[list[tuple[int, float]]]:
+        return [[(count, count / sum(row) if sum(row) else 0.0) for count in row] for row in confusion]
+
+    heads = _heads(report)
+    found = [
+        (
+            name,
+            [
+                (words.HEADS[head], shares(result.confusion))
+                for head in heads
+                if (result := _head_of(site, head)) is not None
+            ],
+        )
+        for name, site in report.sites.items()
+    ]
+    if heads:
+        found.append(
+            ("all hospitals", [(words.HEADS[head], shares(getattr(report.pooled, head).confusion)) for head in heads])
+        )
+    return [(name, matrices) for name, matrices in found if matrices]
+
+
+def _means(site: SiteReport) -> dict[str, float]:
+    fields = {phase: "validate_" if phase == "validate" else phase for phase, _ in SITE_PHASES}
+    count = len(site.timing)
+    return {phase: sum(getattr(one, field) for one in site.timing) / count for phase, field in fields.items()}
+
+
+def _site_bars(report: Report) -> Markup | None:
+    bars = [Bar(name, list(_means(site).values())) for name, site in report.sites.items() if site.timing]
+    names = [name for _, name in SITE_PHASES]
+    return (
+        charts.bar_chart(
+            bars, names, label="Mean seconds a round by hospital and phase", x_label="seconds a round, mean"
+        )
+        if bars
+        else None
+    )
+
+
+def _round_bars(report: Report) -> Markup | None:
+    timed = [one for one in report.rounds if one.round > 0]
+    bars = [Bar(f"round {one.round}", [getattr(one.timing, phase) for phase, _ in ROUND_PHASES]) for one in timed]
+    if not bars:
+        return None
+    if len(bars) > MOST_BARS:
+        bars = [Bar("mean", [sum(bar.lengths[i] for bar in bars) / len(bars) for i in range(len(ROUND_PHASES))])]
+    names = [name for _, name in ROUND_PHASES]
+    return charts.bar_chart(bars, names, label="Seconds by round and phase, coordinator's clock", x_label="seconds")
+
+
+def _absences(report: Report) -> list[tuple[str, str, str]]:
+    """When, who, and why: misses and late answers in order."""
+
+    def told(miss: Miss) -> str:
+        return _REASONS[miss.reason] + (f" ({miss.code})" if miss.code else "")
+
+    found = []
+    for one in report.rounds:
+        when = f"round {one.round}" if one.round else "round 0 (preparation)"
+        found += [(when, miss.site, told(miss)) for miss in one.missing]
+        found += [(when, site, "its answer to an earlier round came late and was ignored") for site in one.late]
+    return found + [("final evaluation", miss.site, told(miss)) for miss in report.not_evaluated]

@@ -1,0 +1,279 @@
+"""The schema of `report.json`. docs/report.md is made from the descriptions below by `python -m server.report.document`.
+
+The report adds nothing to what the hospitals sent: it arranges, pools and explains it. Every figure is here with its
+interval and with the number of images it rests on; a figure that could not be had is null and the page says why.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from server.run_folder import Miss, RoundTiming, State
+from shared.results import Count, Difference, PartCounts, SvmChoice
+from shared.study import Strict
+
+Part = Literal["train", "validation", "test"]
+GainMetric = Literal["auc", "balanced_accuracy"]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Figure(Strict):
+    """One figure of one head. The interval is bootstrapped by patient at the hospital, at the study's confidence."""
+
+    value: float | None = Field(
+        description="the figure, from 0 to 1; null where it is undefined (no image of a class, say)"
+    )
+    low: float | None = Field(description="lower end of the interval")
+    high: float | None = Field(description="upper end of the interval")
+    images: Count = Field(
+        description="test images the figure rests on: those of the positive class for sensitivity, the others for specificity, "
+        "those called positive for precision, else all"
+    )
+
+
+class PooledFigure(Figure):
+    """One figure over all hospitals that sent an evaluation."""
+
+    how: str = Field(description="how value and interval were obtained from what the hospitals sent, in words")
+
+
+class RocPoint(Strict):
+    """One operating point."""
+
+    false_positive_rate: Annotated[float, Field(ge=0, le=1)]
+    true_positive_rate: Annotated[float, Field(ge=0, le=1)]
+
+
+class ClassFigures(Strict):
+    """One class against all the others."""
+
+    name: str
+    images: Count = Field(description="test images whose true class is this one")
+    precision: Figure
+    recall: Figure
+    specificity: Figure
+    f1: Figure
+    auc: Figure
+
+
+class HeadReport(Strict):
+    """One head (the network's own output, or the SVM on its features) on one hospital's test part."""
+
+    patients: Count = Field(description="test patients")
+    images: Count = Field(description="test images")
+    accuracy: Figure = Field(description="share of images given their true class")
+    balanced_accuracy: Figure = Field(
+        description="mean over the classes of the share of their images given their true class"
+    )
+    sensitivity: Figure = Field(description="share of the positive class's images that were called positive")
+    specificity: Figure = Field(description="share of the other images that were not called positive")
+    precision: Figure = Field(description="share of the images called positive that are")
+    f1: Figure = Field(description="harmonic mean of precision and sensitivity")
+    auc: Figure = Field(
+        description="area under the ROC curve; for more than two classes the mean of the one-against-the-rest areas"
+    )
+    confusion: list[list[Count]] = Field(description="confusion[true][predicted], classes in the study's order")
+    classes: list[ClassFigures] = Field(description="by class, in the study's order")
+    roc: list[RocPoint] | None = Field(
+        description="ROC curve of the positive class from the hospital's score histogram; null where its cells were too small to leave"
+    )
+    gain: dict[GainMetric, Difference] | None = Field(
+        description="final minus round-0 model on the same test images, paired by patient; null without a baseline"
+    )
+
+
+class PooledDifference(Strict):
+    """Final minus round-0 model over all hospitals."""
+
+    value: float
+    low: float
+    high: float
+    how: str = Field(description="how it was pooled, in words")
+
+
+class PooledRoc(Strict):
+    """ROC curve of the positive class over all hospitals' images together, from their score histograms."""
+
+    points: list[RocPoint]
+    auc: PooledFigure = Field(description="area under this curve; it compares images across hospitals too")
+    auc_least: float = Field(
+        description="what the exact area is at the least, whatever the scores inside the histograms' cells"
+    )
+    auc_most: float = Field(description="what the exact area is at the most")
+
+
+class PooledHead(Strict):
+    """One head over the test parts of all hospitals that sent an evaluation."""
+
+    patients: Count = Field(description="test patients")
+    images: Count = Field(description="test images")
+    sites: list[str] = Field(description="the hospitals that are part of it")
+    accuracy: PooledFigure
+    balanced_accuracy: PooledFigure
+    sensitivity: PooledFigure
+    specificity: PooledFigure
+    precision: PooledFigure
+    f1: PooledFigure
+    auc: PooledFigure
+    confusion: list[list[Count]] = Field(description="the hospitals' confusion counts, added up")
+    classes: list[ClassFigures] = Field(description="by class, in the study's order; pooled as the figures above")
+    roc: PooledRoc | None = Field(description="null where a hospital's histogram could not leave")
+    gain: dict[GainMetric, PooledDifference] | None = Field(
+        description="final minus round-0 model; null where no hospital has a baseline"
+    )
+
+
+class Pooled(Strict):
+    """All hospitals together."""
+
+    network: PooledHead | None = None
+    svm: PooledHead | None = None
+    svm_paper: PooledHead | None = None
+
+
+class Baseline(Strict):
+    """The round-0 model (before any training) at one hospital, on the same test part."""
+
+    network: HeadReport
+    svm: HeadReport | None
+
+
+class DataReport(Strict):
+    """What a hospital brought."""
+
+    parts: dict[Part, PartCounts] = Field(description="patients, images, and images by class, by part")
+    left_out: Count = Field(
+        description="records whose label is in no class of the study, or that its selection leaves out"
+    )
+    unreadable: Count = Field(description="image files that could not be read")
+    synthetic: bool = Field(description="whether the hospital declared its data synthetic")
+    patient_stand_in: str | None = Field(
+        description="the id that stands in for the patient, where the data has no patient id; null where it has"
+    )
+
+
+class Machine(Strict):
+    """What a hospital computed on; null where it never answered that far."""
+
+    device: str | None
+    precision: str | None
+    memory_format: str | None
+    code_digest: str | None = Field(
+        description="digest of the code the hospital ran; equal to the run's if all is well"
+    )
+    versions: dict[str, str]
+
+
+class CurvePoint(Strict):
+    """One training round at one hospital."""
+
+    round: int
+    train_loss: list[float] = Field(description="mean training loss, by local epoch")
+    train_accuracy: list[float] = Field(description="training accuracy, by local epoch")
+    validation_loss: float | None = Field(
+        description="loss of the incoming global model (the one of the round before) on the hospital's validation part"
+    )
+    validation_accuracy: float | None
+    validation_auc: float | None
+    validation_images: Count
+    train_images: Count
+    train_patients: Count
+    weight: float | None = Field(description="the update's weight in the mean; the weights of a round add up to 1")
+    update_norm: float = Field(description="Euclidean norm of the update")
+
+
+class SiteRoundTiming(Strict):
+    """Seconds of one training round at one hospital, first question to last answer."""
+
+    round: int
+    load: Seconds = Field(description="at the hospital: taking in the global model")
+    validate_: Seconds = Field(
+        alias="validate", description="at the hospital: the incoming model on the validation part"
+    )
+    train: Seconds = Field(description="at the hospital: training")
+    reply: Seconds = Field(description="at the hospital: building the answer")
+    transfer: Seconds = Field(
+        description="answered_after less the hospital's own total: transport, queues, and the start of processes"
+    )
+    wait: Seconds = Field(description="from the hospital's answer to the last hospital's answer in the same round")
+
+
+class SiteReport(Strict):
+    """Everything about one hospital. The heads are null where it sent no final evaluation."""
+
+    data: DataReport | None = Field(description="null where its answer to PREPARE is not in the records")
+    machine: Machine
+    network: HeadReport | None
+    svm: HeadReport | None = Field(description="the SVM with the grid's choice, or as given where no grid was searched")
+    svm_paper: HeadReport | None = Field(
+        description="the SVM with the study's C and gamma as given, where a grid was searched"
+    )
+    svm_choice: SvmChoice | None
+    baseline: Baseline | None = Field(description="the round-0 model; null where the study has no baseline")
+    curve: list[CurvePoint]
+    timing: list[SiteRoundTiming]
+    prepare_seconds: dict[str, Seconds] = Field(description="round 0 by phase")
+    evaluation_seconds: dict[str, Seconds] = Field(description="the final evaluation by phase")
+
+
+class RoundReport(Strict):
+    """One round as the coordinator saw it."""
+
+    round: int
+    started: str
+    model_in: str | None
+    model_out: str
+    answered: list[str]
+    missing: list[Miss] = Field(description="who was asked and is not part of it, and why")
+    late: list[str] = Field(description="whose answer to an earlier round came in this one, and was ignored")
+    timing: RoundTiming = Field(
+        description="seconds by the coordinator's clock; wait is the time in which it only waited for hospitals"
+    )
+
+
+class RunReport(Strict):
+    """Which run this is and how it ended."""
+
+    name: str
+    state: State
+    reason: str | None = Field(description="a sentence, where the state is stopped or failed")
+    code: str | None = Field(description="code of docs/errors.md, where the state is failed")
+    started: str
+    ended: str | None
+    study_digest: str = Field(description="SHA-256 over the RFC 8785 form of the study")
+    code_digest: str
+    final_model: str | None = Field(description="digest of the model that was evaluated; null without an evaluation")
+    versions: dict[str, str]
+    parameters: int
+    trained_parameters: int
+    bytes_down: int = Field(description="array bytes to each hospital in each round")
+    bytes_up: int = Field(description="array bytes from each hospital in each round")
+    rounds_planned: int
+    rounds_done: int
+    resolved: dict[str, str] = Field(description="what every `auto` of the study became, by site or key")
+
+
+class Report(Strict):
+    """`report.json`: one run, whole."""
+
+    format: Literal["consilium/report/1"] = Field(default="consilium/report/1", alias="schema")
+    run: RunReport
+    classes: list[str] = Field(description="the study's classes, in the order of every list by class")
+    positive_class: str = Field(description="the class that sensitivity, specificity, precision, F1 and ROC are about")
+    confidence: float = Field(description="confidence of every interval")
+    evaluated: bool = Field(description="whether there is a final evaluation; without one there are no test figures")
+    not_evaluated: list[Miss] = Field(description="hospitals missing from the final evaluation, and why")
+    unit: Literal["finding", "view", "image"] = Field(
+        description="what one label belongs to; the reports' `images` count these"
+    )
+    synthetic: bool = Field(
+        description="whether any hospital's data is synthetic: then no figure says anything about patients"
+    )
+    synthetic_sites: list[str]
+    stand_ins: dict[str, str] = Field(description="by site, the id that stands in for the patient")
+    sites: dict[str, SiteReport]
+    pooled: Pooled
+    rounds: list[RoundReport]
+    study: dict[str, Any] = Field(description="the study as it ran, defaults filled in")

@@ -1,0 +1,215 @@
+"""The report's sentences, computed from its figures, and how a figure is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from server.report.schema import Figure, PooledDifference, PooledHead, Report
+from shared.results import Difference
+
+#: What an interval lets one say. `plain` is a statement that no interval is about.
+Proof = Literal["shown", "not shown", "worse", "plain"]
+
+HEADS = {"svm": "SVM", "svm_paper": "SVM, the study's own C and gamma", "network": "network"}
+HeadName = Literal["network", "svm"]
+
+#: The metrics in plain words, in the order of the tables.
+GLOSSARY = {
+    "AUC": "Take one image of the positive class and one other at random: how often does the model rank the positive one higher? 0.5 is "
+    "chance, 1 is perfect. It needs no threshold. For more than two classes it is the mean over the classes, each against the rest.",
+    "Balanced accuracy": "For each class, the share of its images that were recognised; then the mean over the classes. Unlike accuracy it "
+    "can't be raised by always answering with the commonest class; always giving one answer scores 1 divided by the number of classes.",
+    "Sensitivity": "Of the images of the positive class, the share that was called positive (also: recall, true-positive rate).",
+    "Specificity": "Of all other images, the share that was not called positive.",
+    "Precision": "Of the images called positive, the share that is (also: positive predictive value). It depends on how common the "
+    "positive class is in the test part.",
+    "F1": "One figure for precision and sensitivity together: their harmonic mean.",
+    "Accuracy": "The share of all images given their true class.",
+    "Interval": "Had other patients come, the figures would be others. The interval says how far they might be off for that reason: "
+    "patients (not images) are drawn anew many times and the figure is computed each time. It does not cover other hospitals, "
+    "other scanners, or another training run.",
+    "Loss": "What training makes small: how wrong the predicted probabilities are, on average. Only its course matters here.",
+    "Round": "The coordinator sends the common model to every hospital, each trains it on its own images, and the coordinator puts the "
+    "results together into the next common model. Round 0 is the model before any training.",
+    "Network and SVM": "Two ways to answer from the same common network: its own last layer, trained in the rounds like the rest; and a "
+    "support vector machine that each hospital fits afterwards on its own training images, and that never leaves it.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A sentence of the summary and what the intervals let it claim."""
+
+    text: str
+    proof: Proof
+
+
+def summary(report: Report) -> list[Statement]:
+    """The report in a few sentences."""
+    said = [_course(report)]
+    head = main_head(report)
+    if head is None:
+        return [*said, _no_evaluation(report)]
+    pooled: PooledHead | None = getattr(report.pooled, head)
+    if pooled is not None:
+        said += [_found(report, head, pooled), _ranked(report, head, pooled)]
+        said += [_learned(report, name) for name in ("network", "svm") if getattr(report.pooled, name) is not None]
+        said.append(_each_site(report, head))
+    said.append(
+        Statement(
+            "Whether a hospital would have done as well with its own images alone was not measured in this run: the gain above is of "
+            "training, not of sharing.",
+            "plain",
+        )
+    )
+    return said
+
+
+def main_head(report: Report) -> HeadName | None:
+    """The SVM where the study has one, else the network: chosen by the study, never by its figures."""
+    if report.pooled.svm is not None:
+        return "svm"
+    return "network" if report.pooled.network is not None else None
+
+
+def units(report: Report, count: int | None = None) -> str:
+    """`finding` or `findings`, by the study's unit."""
+    return report.unit if count == 1 else f"{report.unit}s"
+
+
+def class_words(name: str) -> str:
+    """A class name for reading."""
+    return name.replace("_", " ")
+
+
+def above_chance(figure: Figure) -> Proof:
+    """Whether an AUC's interval lies above 0.5."""
+    return "plain" if figure.low is None else "shown" if figure.low > 0.5 else "not shown"
+
+
+def improvement(gain: Difference | PooledDifference) -> Proof:
+    """Whether a difference's interval lies on one side of 0."""
+    return "shown" if gain.low > 0 else "worse" if gain.high < 0 else "not shown"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """`0.86`, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed_number(value: float, digits: int = 2) -> str:
+    """`+0.31`, `−0.02`."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def span(figure: Figure) -> str:
+    """`0.79 to 0.92`, or empty where there is no interval."""
+    return "" if figure.low is None or figure.high is None else f"{figure.low:.2f} to {figure.high:.2f}"
+
+
+def joined(names: list[str]) -> str:
+    """`north, harbour and hill`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
+
+
+def _course(report: Report) -> Statement:
+    sites = list(report.sites)
+    hospitals = f"{len(sites)} hospitals ({joined(sites)})" if len(sites) != 1 else f"One hospital ({sites[0]})"
+    run = report.run
+    rounds = "1 round" if run.rounds_done == 1 else f"{run.rounds_done} rounds"
+    if run.state == "finished":
+        return Statement(f"{hospitals} trained one common network in {rounds}, without sharing an image.", "plain")
+    ending = {"stopped": "was stopped", "failed": "failed"}.get(run.state, "has not ended")
+    reason = f": {run.reason.rstrip('.')}" if run.reason else ""
+    return Statement(
+        f"{hospitals} took part. The run {ending} after {rounds} of {run.rounds_planned}{reason}.", "plain"
+    )
+
+
+def _no_evaluation(report: Report) -> Statement:
+    if report.run.state == "finished":
+        return Statement("No hospital sent an evaluation of the final model, so there are no test figures.", "plain")
+    return Statement(
+        "The final model was not evaluated, so there are no test figures in this report. What the rounds did is below.",
+        "plain",
+    )
+
+
+def _percent(report: Report) -> str:
+    return f"{report.confidence * 100:g} %"
+
+
+def _of_hundred(report: Report, figure: Figure, *, first: bool) -> str:
+    if figure.value is None:
+        return "an unknown number"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value * 100:.0f}"
+    interval = f"{_percent(report)} interval " if first else ""
+    return f"{figure.value * 100:.0f} ({interval}{figure.low * 100:.0f} to {figure.high * 100:.0f})"
+
+
+def _found(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
+    positive, many = class_words(report.positive_class), units(report)
+    sensitivity, specificity = pooled.sensitivity, pooled.specificity
+    passed = "did not call so" if len(report.classes) > 2 else "rightly passed"
+    text = (
+        f"Of every 100 {positive} {many}, the {HEADS[head]} found {_of_hundred(report, sensitivity, first=True)}; of every 100 others it "
+        f"{passed} {_of_hundred(report, specificity, first=False)}. This was counted on {sensitivity.images} {positive} and "
+        f"{specificity.images} other test {many} of {pooled.patients} patients at {len(pooled.sites)} "
+        f"{'hospital' if len(pooled.sites) == 1 else 'hospitals'}, none of whom was trained on."
+    )
+    return Statement(text, "plain")
+
+
+def _ranked(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
+    auc = pooled.auc
+    kind = class_words(report.positive_class)
+    pair = (
+        f"a {kind} and another {report.unit} of the same hospital, it ranks the {kind} one"
+        if len(report.classes) == 2
+        else f"one {report.unit} of a class and one of another at the same hospital, it ranks (on average over the classes) the right one"
+    )
+    text = (
+        f"Shown {pair} higher in {_of_hundred(report, auc, first=True)} of 100 pairs (AUC {number(auc.value)}); chance would be 50. "
+        + {
+            "shown": "The interval lies above chance: the model has learned something.",
+            "not shown": "The interval includes chance: it is not shown that the model has learned anything.",
+            "plain": "There is no interval, so nothing is shown.",
+            "worse": "",
+        }[above_chance(auc)]
+    )
+    return Statement(text, above_chance(auc) if auc.low is not None else "not shown")
+
+
+def _learned(report: Report, head: HeadName) -> Statement:
+    pooled: PooledHead = getattr(report.pooled, head)
+    gain = pooled.gain.get("auc") if pooled.gain else None
+    if gain is None:
+        return Statement(
+            f"What the rounds taught the {HEADS[head]} is not known: there is no evaluation of round 0.", "plain"
+        )
+    start = "untrained" if report.study["model"]["weights"] == "none" else "starting"
+    proof = improvement(gain)
+    text = (
+        f"The rounds changed the {HEADS[head]}'s AUC by {signed_number(gain.value)} ({signed_number(gain.low)} to "
+        f"{signed_number(gain.high)}) against the {start} network of round 0, on the same images. "
+        + {
+            "shown": "The interval lies above 0: the improvement is shown.",
+            "not shown": "The interval includes 0: no improvement is shown.",
+            "worse": "The interval lies below 0: training made it worse.",
+            "plain": "",
+        }[proof]
+    )
+    return Statement(text, proof)
+
+
+def _each_site(report: Report, head: HeadName) -> Statement:
+    results = {site: result for site, one in report.sites.items() if (result := getattr(one, head)) is not None}
+    shown = [site for site, result in results.items() if above_chance(result.auc) == "shown"]
+    open_ = [site for site in results if site not in shown]
+    if not open_:
+        text = f"At each hospital taken alone, the {HEADS[head]}'s AUC is above chance ({joined(shown)})."
+        return Statement(text, "shown")
+    text = f"Taken alone, the {HEADS[head]}'s AUC is not shown to be above chance at {joined(open_)}"
+    return Statement(text + (f"; at {joined(shown)} it is." if shown else "."), "not shown")
