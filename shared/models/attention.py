@@ -117,7 +117,11 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` to `(N, C, H, W)`."""
         pooled = torch.cat((x.amax(1, keepdim=True), x.mean(1, keepdim=True)), 1)
-        return x * torch.sigmoid(self.norm(self.conv(pooled)))
+        weighed: Tensor = self.conv(pooled)
+        if isinstance(self.norm, nn.GroupNorm) and weighed.shape[2:] == (1, 1):
+            # The norm of a single value is its bias, but torch refuses it for a single image; of two equal values it does not.
+            return x * torch.sigmoid(self.norm(weighed.expand(-1, -1, 1, 2))[..., :1])
+        return x * torch.sigmoid(self.norm(weighed))
 
 
 class CBAM(Attention):

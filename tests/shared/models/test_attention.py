@@ -51,8 +51,8 @@ def reference_cbam(module: CBAM, x: Array) -> Array:
 @given(
     seed=st.integers(0, 2**31 - 1),
     channels=st.sampled_from([8, 16, 48]),
-    height=st.integers(2, 9),
-    width=st.integers(2, 9),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
     norm=st.sampled_from(["batch", "group"]),
 )
 def test_cbam_is_the_papers(seed: int, channels: int, height: int, width: int, norm: str) -> None:
@@ -78,6 +78,13 @@ def test_squeeze_and_excitation_is_the_papers(seed: int, channels: int, side: in
     expected = x.numpy() * sigmoid(mlp(module.mlp, x.numpy().mean((2, 3))))[:, :, None, None]
     with torch.no_grad():
         np.testing.assert_allclose(module(x).numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_single_image_of_a_single_pixel_passes_with_group_norm() -> None:
+    module = CBAM(16, norm_layer=group_norm).double()
+    x = torch.randn((1, 16, 1, 1), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        np.testing.assert_allclose(module(x).numpy(), reference_cbam(module, x.numpy()), rtol=1e-9)
 
 
 @pytest.mark.parametrize("channels", [64, 512])
