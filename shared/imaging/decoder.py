@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -141,6 +142,7 @@ def _fill(sink: IO[bytes], view: memoryview) -> None:
 
 def serve() -> None:
     """The child's loop: a line [path, frame] in, a line of JSON and the pixels' bytes out, until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes standard input
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a codec prints must not get between the answers
     for line in sys.stdin.buffer:

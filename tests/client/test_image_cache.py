@@ -360,6 +360,28 @@ def test_a_full_disk_ends_in_a_sentence_with_nothing_half_written(tmp_path: Path
         json.loads((tmp_path / "cache" / "sources.json").read_text())
 
 
+NAMESPACE = ["unshare", "--mount", "--user", "--map-root-user", "sh", "-c"]
+TINY_DISK = 'mkdir "$0/cache" && mount -t tmpfs -o size="$1" tmpfs "$0/cache" && shift && "$@"; find "$0/cache" -type f'
+
+
+@pytest.mark.parametrize("size", ["100k", "600k"])
+def test_a_disk_that_is_really_full_ends_in_the_same_sentence(tmp_path: Path, size: str) -> None:
+    """A small tmpfs in a mount namespace of its own, which ends with the child."""
+    try:
+        probe = subprocess.run([*NAMESPACE, "mount -t tmpfs tmpfs /tmp"], capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no `unshare` on this machine")
+    if probe.returncode:
+        pytest.skip("this machine lets no mount namespace be made, so that no small disk can be mounted")
+    holding(tmp_path / "data", 40)
+    child = [sys.executable, "-B", "-c", CHILD, str(HOUSE), str(tmp_path), "0", "128"]
+    done = subprocess.run([*NAMESPACE, TINY_DISK, str(tmp_path), size, *child], capture_output=True, text=True)
+    sentence = f"StorageError {tmp_path / 'cache'}: the image cache could not be written (no space left on device)"
+    assert any(line.startswith(sentence) for line in done.stdout.splitlines()), done.stdout + done.stderr
+    left = {Path(line).name for line in done.stdout.splitlines() if line.startswith(str(tmp_path / "cache") + "/")}
+    assert "lock" in left and left <= {"lock", "sources.json"}
+
+
 def test_a_folder_that_cannot_be_made_ends_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="the image cache could not be written"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -298,6 +300,32 @@ def test_a_decoder_that_hangs_is_stopped_at_its_deadline(tmp_path: Path, monkeyp
     with pytest.raises(UnreadableImageError, match="ended by signal 9"):
         read_image(path)
     assert time.monotonic() - began < 30
+
+
+def test_no_decoder_outlives_its_parent_even_if_that_is_killed(tmp_path: Path) -> None:
+    path = dicom_file(tmp_path / "a.dcm", ramp(12), syntax=JPEG2000Lossless)
+    script = (
+        "import sys, time; from pathlib import Path; from shared.imaging import decoder, files;"
+        "files.read_image(Path(sys.argv[1])); print(decoder._idle[0]._process.pid, flush=True); time.sleep(60)"
+    )
+    house = str(Path(__file__).parents[2])
+    arguments = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": house}
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.kill()
+    for _ in range(200):
+        try:
+            # A zombie that nobody has waited for yet has ended too.
+            if Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return
+        except FileNotFoundError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"decoder {child} is still there")
 
 
 def test_several_threads_decode_at_once(tmp_path: Path) -> None:
