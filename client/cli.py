@@ -92,8 +92,8 @@ def init(
 
     study = load_study(approve) if approve is not None else None
     made = SiteFolder.create(folder, load_profile(profile))
-    if study is not None:
-        made.approve(study, by="consilium-site init --approve")
+    if study is not None and approve is not None:
+        made.approve(study, by="consilium-site init --approve", study_folder=approve.parent)
     Console().print(f"{folder}: made; give {folder / 'keys' / 'node.pub'} to the coordinator", soft_wrap=True)
 
 
@@ -111,7 +111,7 @@ def approve(
     loaded = load_study(study)
     site = SiteFolder(folder)
     site.profile()
-    approval = site.approve(loaded, by="consilium-site approve")
+    approval = site.approve(loaded, by="consilium-site approve", study_folder=study.parent)
     Console().print(f"approved: {approval.study_name}, digest {approval.study_digest}", soft_wrap=True)
 
 

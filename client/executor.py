@@ -20,6 +20,7 @@ from flwr.supercore.superexec import run_superexec as superexec
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
+from shared.errors import ProcessError
 from shared.processes import die_with_parent
 
 
@@ -82,7 +83,9 @@ def main() -> None:
 
     gc.collect()
     gc.freeze()  # the imported modules are never collected in a fork: their pages stay shared
-    superexec.get_executor = lambda *_args, **_kwargs: ForkingExecutor()  # type: ignore[assignment]
+    if not hasattr(superexec, "get_executor"):
+        raise ProcessError("Flower's SuperExec has no get_executor: this release was made for flwr 1.41.0")
+    superexec.get_executor = lambda *_args, **_kwargs: ForkingExecutor()
     superexec.run_superexec(
         sys.argv[1], insecure=True, superexec_auth_secret=Path(sys.argv[2]).read_bytes(), parent_pid=os.getppid()
     )

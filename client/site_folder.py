@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +22,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
-from shared.errors import InputError, NotApprovedError
+from shared.canonical import file_digest
+from shared.errors import InputError, NotApprovedError, WeightsError
 from shared.profile import Profile
-from shared.study import Sha256, Strict, Study
+from shared.study import Sha256, Strict, Study, WeightsFile
 
 
 class Approval(Strict):
@@ -93,8 +95,17 @@ class SiteFolder:
         configured = self.profile().cache
         return Path(configured) if configured else self.path / "cache"
 
-    def approve(self, study: Study, by: str) -> Approval:
-        """Write an approval of this study's digest."""
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights"
+
+    def approve(self, study: Study, by: str, *, study_folder: Path) -> Approval:
+        """Write an approval of this study's digest; starting weights that it names are copied from beside the study.
+
+        Raises WeightsError where they are missing or have another SHA-256.
+        """
+        if isinstance(study.model.weights, WeightsFile):
+            self._bring_weights(study.model.weights, study_folder)
         approval = Approval(
             study_digest=study.digest(),
             study_name=study.name,
@@ -105,6 +116,19 @@ class SiteFolder:
         target = self.path / "approvals" / f"{approval.study_digest}.json"
         target.write_text(approval.model_dump_json(indent=2) + "\n")
         return approval
+
+    def _bring_weights(self, weights: WeightsFile, study_folder: Path) -> None:
+        source = study_folder / weights.file
+        if not source.is_file():
+            raise WeightsError(f"{source}: no such file, but the study starts from it ({weights.source})")
+        found = file_digest(source)
+        if found != weights.sha256:
+            raise WeightsError(f"{source}: the study names SHA-256 {weights.sha256}, but the file has {found}")
+        target = self.weights / weights.file
+        if source.resolve() == target.resolve():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copyfile(source, target)
 
     def require_approval(self, study: Study) -> Approval:
         """The approval of exactly this study. Raises NotApprovedError."""

@@ -71,6 +71,24 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run, finish
     Console().print(f"{html_path}\n{json_path}", soft_wrap=True)
 
 
+@app.command()
+def learned(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run")]) -> None:
+    """Say whether a run learned: every hospital above chance, and the final model better than the round-0 model. Exit 1 if not.
+
+    Example: consilium-server learned runs/demo
+    """
+    from server.learned import questions_of_run
+    from server.run_folder import RunFolder
+
+    console = Console()
+    asked = questions_of_run(RunFolder(run_dir))
+    for question in asked:
+        mark = "[green]yes[/]" if question.yes else "[bold red]no[/] "
+        console.print(f"{mark}  {question.text}: {question.figure}", soft_wrap=True, highlight=False)
+    if not all(question.yes for question in asked):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command; a mistake with a name is one sentence and an exit status that is not 0."""
     try:

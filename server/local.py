@@ -54,7 +54,7 @@ def run_local(
             federation = _Federation(folder, console)
             superlink = federation.start_superlink(str(folder.path / "state.db") if database else IN_MEMORY)
             federation.init_sites(profiles, study_path)
-            fill_folder(folder, study, list(profiles))
+            fill_folder(folder, study, list(profiles), weights_root=study_path.parent)
             federation.conduct(superlink, list(profiles))
         except KeyboardInterrupt:
             _note_end(folder, "stopped by Ctrl-C; the rounds that were finished are kept", None)

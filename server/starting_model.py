@@ -29,12 +29,15 @@ def claim_folder(path: Path) -> RunFolder:
     return RunFolder(path)
 
 
-def fill_folder(folder: RunFolder, study: Study, sites: list[str]) -> None:
-    """Write the study, the starting model and the record of the run. Raises WeightsError, StudyError, StorageError."""
+def fill_folder(folder: RunFolder, study: Study, sites: list[str], *, weights_root: Path) -> None:
+    """Write the study, the starting model and the record of the run; relative weight files lie under `weights_root`.
+
+    Raises WeightsError, StudyError, StorageError.
+    """
     from shared.models import build_network
     from shared.models.state import frozen_digest, travelling_arrays
 
-    network = build_network(study)
+    network = build_network(study, weights_root=weights_root)
     arrays = travelling_arrays(network)
     manifest = Manifest.of(arrays)
     write_starting_model(folder, StartingModel(manifest, flatten(arrays, manifest), frozen_digest(network)))

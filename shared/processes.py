@@ -21,9 +21,8 @@ def die_with_parent() -> None:
     Linux tells it at once; elsewhere a thread looks twice a second.
     """
     parent = os.getppid()
-    if _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM):
-        if os.getppid() != parent:  # it ended before the kernel was asked to watch
-            os.kill(os.getpid(), signal.SIGTERM)
+    if _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)  # it ended before the kernel was asked to watch
     threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent-watch").start()
 
 

@@ -1,0 +1,50 @@
+# One command each; every target sets up what it needs. See README.md.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Without an NVIDIA GPU the tested set of CPU packages is installed; with one, pip's own choice.
+CONSTRAINT := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo constraints-cpu.txt)
+
+DEMO_DATA := runs/demo-data
+DEMO_RUN := runs/demo
+
+.PHONY: help setup demo test check bench clean
+
+help:
+	@echo "make demo    a federation of three hospitals on synthetic mammograms, with a report (about 5 minutes after installation)"
+	@echo "make test    all tests"
+	@echo "make check   format, lint, types, import layers"
+	@echo "make bench   benchmarks, as tables"
+	@echo "make clean   remove what the above made"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Consilium needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV) || (echo "The venv module of $(PYTHON) does not work here (on Debian it is the package python3-venv)." >&2; exit 1)
+	$(if $(CONSTRAINT),PIP_CONSTRAINT=$(CONSTRAINT)) $(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/python -m benchmarks.demo_data $(DEMO_DATA)
+	@rm -rf $(DEMO_RUN)
+	CONSILIUM_DEMO_DATA=$(abspath $(DEMO_DATA)) $(BIN)/consilium-server local configs/demo.yaml sites/demo/* --run-dir $(DEMO_RUN)
+	@$(BIN)/consilium-server learned $(DEMO_RUN)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

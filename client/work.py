@@ -1,0 +1,264 @@
+"""What a site does for each kind of instruction, once the gate has let it in: prepare, train, evaluate."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from client.cohort import OpenCohort, open_cohort
+from client.data.batches import Batches
+from client.data.records import Part
+from client.data.splits import PARTS
+from client.device import chosen_device, device_name
+from client.evaluation import evaluate, network_predictions
+from client.features import PartFeatures
+from client.gate import Result, Task
+from client.kept_scores import load_scores
+from client.page import write_page
+from client.site_folder import Progress
+from client.training import extract_features, resolve_auto, train_round
+from shared.errors import WireError
+from shared.metrics.classification import figures
+from shared.models import build_network
+from shared.models.network import Network
+from shared.models.state import frozen_digest, load_travelling, travelling_arrays
+from shared.results import Evaluated, Prepared, Trained, Validation
+from shared.seeds import derived_seed
+from shared.wire import Manifest, flatten, unflatten
+
+EVALUATION_BATCH = 64
+
+
+def do(task: Task) -> Result:
+    """Carry out one instruction. Raises ConsiliumError; the gate turns it into a code."""
+    kind = task.instruction.kind
+    if kind == "prepare":
+        return Result(prepared=_prepare(_Bench.open(task)))
+    if kind == "train":
+        return _train(_Bench.open(task))
+    return Result(evaluated=_evaluate(_Bench.open(task)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """All that the three kinds of work share: the run's data, the network with the global weights, and where it computes."""
+
+    task: Task
+    run_folder: Path
+    cohort: OpenCohort
+    network: Network
+    manifest: Manifest
+    device: torch.device
+    precision: str
+    memory_format: str
+    seconds_read: float
+
+    @classmethod
+    def open(cls, task: Task) -> _Bench:
+        begun = time.perf_counter()
+        run_folder = task.folder.run_folder(task.instruction.run)
+        _show(task, "prepare", 0, 0)
+        cohort = open_cohort(
+            task.study,
+            task.profile,
+            task.folder.cache,
+            run_folder,
+            progress=lambda done, total: _show(task, "prepare", done, total),
+        )
+        read = time.perf_counter() - begun
+        network = build_network(task.study, weights_root=task.folder.weights)
+        arrays = travelling_arrays(network)
+        manifest = Manifest.of(arrays)
+        if manifest.digest() != task.instruction.manifest_digest:
+            raise WireError("the coordinator's tensors have other names or shapes than this site's network")
+        load_travelling(network, unflatten(task.model, manifest))
+        device = chosen_device(task.profile.device)
+        precision, memory_format = resolve_auto(task.study.training, device, network)
+        network.to(device)
+        return cls(task, run_folder, cohort, network, manifest, device, precision, memory_format, read)
+
+    def seed(self, purpose: str) -> int:
+        """A seed of this site, this round and this purpose, fixed by the study."""
+        instruction = self.task.instruction
+        return derived_seed(purpose, self.task.study.seed, self.task.profile.site, instruction.round)
+
+    def batches(self, part: Part, *, shuffled_by: int | None = None) -> Batches:
+        """The part's images in order; with a seed in random order and augmented, for training."""
+        study = self.task.study
+        training = shuffled_by is not None
+        return Batches(
+            self.cohort.store,
+            self.cohort.labels,
+            self.cohort.parts[part],
+            recipe=study.preprocessing,
+            batch_size=study.training.batch_size if training else EVALUATION_BATCH,
+            device=self.device,
+            generator=torch.Generator().manual_seed(shuffled_by) if shuffled_by is not None else None,
+            augmentation=study.augmentation if training else None,
+            memory_format=torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format,
+        )
+
+    def features(self, part: Part) -> PartFeatures:
+        """Features and logits of the part from the network as it is now."""
+        rows = self.cohort.parts[part]
+        features, logits = extract_features(
+            self.network, self.batches(part), device=self.device, precision=self.precision
+        )
+        return PartFeatures(
+            keys=tuple(self.cohort.keys[row] for row in rows),
+            features=features,
+            logits=logits,
+            labels=self.cohort.labels[rows],
+            patients=self.cohort.patients[rows],
+        )
+
+
+def _prepare(bench: _Bench) -> Prepared:
+    begun = time.perf_counter()
+    task = bench.task
+    baseline: Evaluated | None = None
+    if task.study.evaluation.baseline:
+        _show(task, "evaluate", 0, 0)
+        baseline = _evaluated(bench, {part: bench.features(part) for part in PARTS}, begun)
+    ended = time.perf_counter()
+    return Prepared(
+        parts=dict(bench.cohort.counts(len(task.study.task.classes))),
+        left_out=bench.cohort.left_out,
+        unreadable=bench.cohort.unreadable,
+        synthetic=task.profile.data.synthetic,
+        patient_stand_in=task.profile.data.patient_stand_in,
+        device=device_name(bench.device),
+        precision="bf16" if bench.precision == "bf16" else "fp32",
+        memory_format="channels_last" if bench.memory_format == "channels_last" else "contiguous",
+        frozen_digest=frozen_digest(bench.network),
+        baseline=baseline,
+        seconds={
+            "read": bench.seconds_read,
+            "baseline": ended - begun,
+            "total": bench.seconds_read + ended - begun,
+        },
+    )
+
+
+def _train(bench: _Bench) -> Result:
+    task, training = bench.task, bench.task.study.training
+    begun = time.perf_counter()
+    validation = _validate(bench)
+    validated = time.perf_counter()
+    rows = bench.cohort.parts["train"]
+    trained = train_round(
+        bench.network,
+        bench.batches("train", shuffled_by=bench.seed("batches")),
+        training=training,
+        class_counts=np.bincount(bench.cohort.labels[rows], minlength=len(task.study.task.classes)).tolist(),
+        positive_index=task.study.task.positive_index,
+        seed=bench.seed("training"),
+        device=bench.device,
+        precision=bench.precision,
+        memory_format=bench.memory_format,
+        optimiser_state=bench.run_folder / "optimiser.pt" if training.optimiser_state == "keep" else None,
+        progress=lambda done, total, loss: _show(task, "train", done, total, loss),
+    )
+    ended = time.perf_counter()
+    update = flatten(travelling_arrays(bench.network), bench.manifest) - task.model
+    norm = math.sqrt(float(np.dot(update.astype(np.float64), update.astype(np.float64))))
+    replied = time.perf_counter()
+    body = Trained(
+        images=len(rows),
+        patients=len(np.unique(bench.cohort.patients[rows])),
+        steps=trained.steps,
+        epochs=list(trained.epochs),
+        validation=validation,
+        update_norm=norm,
+        seconds={
+            "load": bench.seconds_read,
+            "validate": validated - begun,
+            "train": ended - validated,
+            "reply": replied - ended,
+            "total": bench.seconds_read + replied - begun,
+        },
+    )
+    return Result(trained=body, update=update)
+
+
+def _validate(bench: _Bench) -> Validation:
+    """The incoming global model on the validation part."""
+    rows = bench.cohort.parts["validation"]
+    if len(rows) == 0:
+        return Validation(loss=None, accuracy=None, auc=None, images=0)
+    part = bench.features("validation")
+    study = bench.task.study
+    said = network_predictions(part, study)
+    found = figures(said)
+    chances = said.scores[np.arange(len(rows)), part.labels]
+    return Validation(
+        loss=float(-np.log(np.clip(chances, 1e-12, 1.0)).mean()),
+        accuracy=_defined(found.overall["accuracy"][0]),
+        auc=_defined(found.overall["auc"][0]),
+        images=len(rows),
+    )
+
+
+def _evaluate(bench: _Bench) -> Evaluated:
+    begun = time.perf_counter()
+    task = bench.task
+    _show(task, "evaluate", 0, 0)
+    parts = {part: bench.features(part) for part in PARTS}
+    evaluated = _evaluated(bench, parts, begun)
+    write_page(
+        bench.run_folder,
+        run=task.instruction.run,
+        profile=task.profile,
+        study=task.study,
+        evaluated=evaluated,
+        parts=parts,
+        scores=load_scores(_scores(bench, task.instruction.model_digest)),
+        seed=derived_seed("page", task.study.seed, task.profile.site),
+        image_of=_pictures(bench),
+    )
+    return evaluated
+
+
+def _evaluated(bench: _Bench, parts: dict[Part, PartFeatures], begun: float) -> Evaluated:
+    task = bench.task
+    earlier = task.instruction.compare_with
+    return evaluate(
+        parts,
+        task.study,
+        minimum_cell=task.profile.policy.minimum_cell,
+        # Not of the round: both models of a comparison must draw the same folds and resamples.
+        seed=derived_seed("evaluation", task.study.seed, task.profile.site),
+        baseline=_scores(bench, earlier) if earlier is not None else None,
+        keep_scores=_scores(bench, task.instruction.model_digest),
+        features_seconds=time.perf_counter() - begun,
+    )
+
+
+def _scores(bench: _Bench, model_digest: str) -> Path:
+    return bench.run_folder / f"scores-{model_digest[:16]}.npz"
+
+
+def _pictures(bench: _Bench) -> Callable[[int], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """Prepared pixels (C, H, W) in [0, 1] of the i-th test image, for the hospital's own page."""
+    rows = bench.cohort.parts["test"]
+
+    def picture(index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        stored = bench.cohort.store.images[rows[index]]
+        return np.asarray(stored, dtype=np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
+
+    return picture
+
+
+def _defined(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _show(task: Task, phase: str, done: int, total: int, loss: float | None = None) -> None:
+    shown = loss if loss is not None and math.isfinite(loss) else None
+    task.folder.show_progress(Progress(phase=phase, done=done, total=total, loss=shown))

@@ -1,0 +1,73 @@
+"""Did a run learn? Two questions, each answered by an interval and not by a point.
+
+Every hospital's SVM must be above chance (the AUC's interval above 0.5), and the final global model must beat the round-0 model on
+the same test patients at the pooled level (the paired interval of the AUC's gain above 0), for the network and for the SVM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.run_folder import RunFolder
+from shared.errors import RunFolderError
+from shared.metrics.pooling import HeadKey, pool
+from shared.results import Evaluated
+from shared.study import Study
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question with its answer; `figure` is what the answer rests on."""
+
+    text: str
+    figure: str
+    yes: bool
+
+
+def questions(study: Study, sites: Mapping[str, Evaluated]) -> list[Question]:
+    """Every question that the run's evaluation can answer; a figure that is missing is answered with no."""
+    asked: list[Question] = []
+    for site, result in sorted(sites.items()):
+        head = result.svm or result.network
+        low = head.auc.low
+        asked.append(
+            Question(
+                f"{site}: its {'SVM' if result.svm else 'network'} is above chance",
+                _interval("AUC", head.auc.value, low, head.auc.high),
+                low is not None and low > 0.5,
+            )
+        )
+    heads: tuple[HeadKey, ...] = ("network", "svm") if study.head is not None else ("network",)
+    for name in heads:
+        pooled = pool(
+            [sites[site] for site in sorted(sites)],
+            name,
+            positive=study.task.positive_index,
+            confidence=study.evaluation.confidence,
+        )
+        gain = pooled.gain["auc"] if pooled is not None and pooled.gain is not None else None
+        asked.append(
+            Question(
+                f"all hospitals: the {'SVM' if name == 'svm' else 'network'} on the final model beats that on the round-0 model",
+                "no paired figure" if gain is None else _interval("gain in AUC", gain.value, gain.low, gain.high),
+                gain is not None and gain.low > 0,
+            )
+        )
+    return asked
+
+
+def questions_of_run(folder: RunFolder) -> list[Question]:
+    """The questions of a finished run. Raises RunFolderError where it has no evaluation."""
+    final = folder.final()
+    if final is None:
+        raise RunFolderError(
+            f"{folder.path}: this run has no final evaluation, so nothing can be said of what it learned"
+        )
+    return questions(folder.study(), final.sites)
+
+
+def _interval(name: str, value: float | None, low: float | None, high: float | None) -> str:
+    if value is None or low is None or high is None:
+        return f"{name} undefined"
+    return f"{name} {value:.3f} ({low:.3f} to {high:.3f})"
