@@ -29,7 +29,8 @@ class Strict(BaseModel):
 class Task(Strict):
     """What is told apart. `classes` maps each class to the labels of the data layouts that mean it (case does not matter).
 
-    A record whose label stands in no class is left out and counted. The order of the classes is the order of the outputs.
+    A record whose label stands in no class is left out and counted. The outputs are in the order of the classes' names, whatever their
+    order in the file: the digest is over JSON with sorted keys, and must not leave two meanings to one approval.
     """
 
     classes: dict[Name, list[str]] = Field(min_length=2)
@@ -37,6 +38,11 @@ class Task(Strict):
     unit: Literal["finding", "view", "image"] = Field(
         description="what one label belongs to: a finding, a whole view (positive if any finding is), or an image"
     )
+
+    @field_validator("classes")
+    @classmethod
+    def _by_name(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        return dict(sorted(value.items()))
 
     @model_validator(mode="after")
     def _check(self) -> Task:

@@ -6,7 +6,7 @@ Schema errors of Pydantic come out as sentences: `studies/x.yaml:12: unknown key
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,6 +18,9 @@ from shared.errors import InputError
 
 Key = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
+
+#: No study or profile comes near it.
+MOST_ITEMS = 100_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -53,7 +56,7 @@ def read_yaml(path: Path, error: type[InputError] = InputError) -> YamlSource:
             node = loader.get_single_node()
             lines: dict[Key, int] = {(): 1}
             if node is not None:
-                _note_lines(node, (), lines, path, error)
+                _note_lines(node, (), lines, frozenset(), path, error)
             data = loader.construct_document(node) if node is not None else None
         finally:
             loader.dispose()
@@ -61,28 +64,40 @@ def read_yaml(path: Path, error: type[InputError] = InputError) -> YamlSource:
         mark = problem.problem_mark or problem.context_mark
         line = mark.line + 1 if mark else 1
         raise error(f"{path}:{line}: not valid YAML: {problem.problem or problem.context}") from None
-    except yaml.YAMLError as problem:
+    except (yaml.YAMLError, ValueError) as problem:  # ValueError: a date or number that is none
         raise error(f"{path}: not valid YAML: {problem}") from None
     if not isinstance(data, dict):
         raise error(f"{path}: expected keys and values at the top level, but got {type(data).__name__}")
     return YamlSource(path, data, lines)
 
 
-def _note_lines(node: yaml.Node, key: Key, lines: dict[Key, int], path: Path, error: type[InputError]) -> None:
+def _note_lines(
+    node: yaml.Node, key: Key, lines: dict[Key, int], above: frozenset[int], path: Path, error: type[InputError]
+) -> None:
+    if isinstance(node, yaml.ScalarNode):
+        return
+    here = f"{path}:{node.start_mark.line + 1}"
+    if id(node) in above:
+        raise error(f"{here}: not valid YAML here: an alias refers to itself")
+    if len(lines) > MOST_ITEMS:  # aliases of aliases multiply: a few lines can mean billions of items
+        raise error(f"{here}: the file means more than {MOST_ITEMS} items")
+    above |= {id(node)}
     if isinstance(node, yaml.MappingNode):
-        seen: set[Hashable] = set()
+        seen: set[str] = set()
         for name_node, value_node in node.value:
-            name = name_node.value
             line = name_node.start_mark.line + 1
+            if not isinstance(name_node, yaml.ScalarNode):
+                raise error(f"{path}:{line}: expected a plain key, but got a list or mapping")
+            name = name_node.value
             if name in seen:
                 raise error(f"{path}:{line}: key '{name}' is given twice")
             seen.add(name)
             lines[(*key, name)] = line
-            _note_lines(value_node, (*key, name), lines, path, error)
+            _note_lines(value_node, (*key, name), lines, above, path, error)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*key, index)] = item.start_mark.line + 1
-            _note_lines(item, (*key, index), lines, path, error)
+            _note_lines(item, (*key, index), lines, above, path, error)
 
 
 def validate(source: YamlSource, schema: type[Model], error: type[InputError]) -> Model:
@@ -125,7 +140,7 @@ def _fields_at(schema: type[BaseModel], location: Key) -> list[str]:
             if isinstance(part, str) and part in model.model_fields:
                 step.extend(_models_in(model.model_fields[part].annotation))
         models = step or models
-    return sorted({name for model in models for name in model.model_fields})
+    return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
