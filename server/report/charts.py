@@ -16,6 +16,8 @@ from markupsafe import Markup
 COLOURS = 7
 #: Hatchings of bars: pattern ids h0 ... h5 in `hatchings`.
 HATCHES = 6
+#: Style of a curve over all hospitals: ink, full, heavier, without markers.
+ALL = -1
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4", "1 2")
 
 
@@ -52,15 +54,12 @@ class Bar:
 
 def colour(style: int) -> str:
     """CSS colour of a series."""
-    return f"var(--s{style % COLOURS})"
+    return "var(--ink)" if style == ALL else f"var(--s{style % COLOURS})"
 
 
 def swatch(style: int) -> Markup:
     """A short piece of a series' line with its marker, for legends."""
-    line = Markup('<line x1="0" y1="7" x2="34" y2="7" stroke="{}" stroke-width="2" stroke-dasharray="{}"/>').format(
-        colour(style), _DASHES[style % len(_DASHES)]
-    )
-    return _svg(34, 14, "", line + _marker(17, 7, style), css="swatch")
+    return _svg(34, 14, "", _polyline([(0, 7), (34, 7)], style), _marker(17, 7, style), css="swatch")
 
 
 def hatch_swatch(phase: int) -> Markup:
@@ -103,7 +102,7 @@ def line_chart(
 
 def roc_chart(curves: Sequence[Series], *, label: str) -> Markup:
     """ROC curves in the unit square with the line of chance."""
-    width, height, left, top, side = 380, 390, 52, 10, 316
+    width, height, left, top, side = 380, 372, 52, 10, 316
 
     def place(x: float, y: float) -> tuple[float, float]:
         return left + x * side, top + (1 - y) * side
@@ -114,8 +113,8 @@ def roc_chart(curves: Sequence[Series], *, label: str) -> Markup:
         parts.append(_line(*place(x, 0), *place(x, 1), css="grid"))
         parts.append(_text(place(x, 0)[0], top + side + 16, f"{x:g}", anchor="middle"))
     parts.append(_line(*place(0, 0), *place(1, 1), css="chance"))
-    parts.append(_text(*place(0.97, 0.9), "chance", anchor="end"))
-    parts.append(_text(left + side / 2, height - 12, "1 - specificity (false alarms)", anchor="middle", css="axis"))
+    parts.append(_text(*place(0.62, 0.53), "chance"))
+    parts.append(_text(left + side / 2, height - 6, "1 − specificity (false alarms)", anchor="middle", css="axis"))
     parts.append(_vertical_text(14, top + side / 2, "sensitivity (found)"))
     for one in curves:
         spots = [place(x, y) for x, y in one.points if y is not None]
@@ -190,9 +189,9 @@ def hatchings() -> Markup:
     """The pattern definitions that bars use; once a page."""
     patterns = Markup("")
     shapes = (
-        "",
-        '<path d="M0 8 L8 0" class="hatch"/>',
         '<path d="M0 4 H8" class="hatch"/>',
+        '<path d="M0 8 L8 0" class="hatch"/>',
+        "",
         '<circle cx="4" cy="4" r="1.4" class="dot"/>',
         '<path d="M4 0 V8" class="hatch"/>',
         '<path d="M0 0 L8 8 M0 8 L8 0" class="hatch"/>',
@@ -262,13 +261,16 @@ def _grid_y(marks: Iterable[float], left: float, right: float, place: Callable[[
 
 def _polyline(spots: Sequence[tuple[float, float]], style: int) -> Markup:
     points = " ".join(f"{_n(x)},{_n(y)}" for x, y in spots)
-    return Markup('<polyline points="{}" fill="none" stroke="{}" stroke-width="2" stroke-dasharray="{}"/>').format(
-        points, colour(style), _DASHES[style % len(_DASHES)]
+    width, dash = ("3.2", "") if style == ALL else ("2", _DASHES[style % len(_DASHES)])
+    return Markup('<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" stroke-dasharray="{}"/>').format(
+        points, colour(style), width, dash
     )
 
 
 def _marker(x: float, y: float, style: int) -> Markup:
     """Circle, square, triangle, diamond, cross, plus or downward triangle, by style."""
+    if style == ALL:
+        return Markup("")
     r = 3.6
     shapes = (
         f"M{_n(x - r)} {_n(y)}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0Z",

@@ -72,12 +72,14 @@ def render(report: Report) -> str:
         "short": lambda text: text[:12] if text else "–",
         "thousands": lambda value: f"{value:,}".replace(",", "\u202f"),
         "mib": lambda value: f"{value / 2**20:.1f} MiB",
-        "seconds": _duration,
+        "moment": words.moment,
     }
     page = environment.get_template("report.html.j2").render(
         report=report,
         run=report.run,
         summary=words.summary(report),
+        headlines=words.headlines(report),
+        all_name=words.all_hospitals(report),
         main=words.main_head(report),
         heads=_heads(report),
         head_names=words.HEADS,
@@ -112,16 +114,6 @@ def _heads(report: Report) -> list[HeadKey]:
     """The heads that there are figures for, main one first."""
     order: tuple[HeadKey, ...] = ("svm", "network")
     return [head for head in order if getattr(report.pooled, head) is not None]
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.1f} s"
-        if seconds < 90
-        else f"{seconds / 60:.1f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def _figure_text(figure: Figure) -> str:
@@ -195,32 +187,31 @@ def _curves(report: Report) -> list[tuple[str, str, Markup]]:
     if not any(site.curve for _, site in sites):
         return []
 
+    numbers = [one.round for one in report.rounds if one.round > 0]
+
     def training(field: str) -> list[Series]:
-        return [
-            Series(
-                name,
-                style,
-                [
-                    (point.round - 1 + (epoch + 1) / len(values), value)
-                    for point in site.curve
-                    for values in [getattr(point, field)]
-                    for epoch, value in enumerate(values)
-                ],
-            )
-            for style, (name, site) in enumerate(sites)
-        ]
+        return [Series(name, style, _training_points(site, field, numbers)) for style, (name, site) in enumerate(sites)]
 
     def validation(field: str) -> list[Series]:
         return [
-            Series(name, style, [(point.round - 1, getattr(point, field)) for point in site.curve])
+            Series(name, style, [(number - 1, getattr(points.get(number), field, None)) for number in numbers])
             for style, (name, site) in enumerate(sites)
+            for points in [{point.round: point for point in site.curve}]
         ]
 
+    losses = [
+        value
+        for _, site in sites
+        for point in site.curve
+        for value in (*point.train_loss, point.validation_loss)
+        if value is not None
+    ]
+    loss_range = (0.0, max(losses, default=1.0))
     on_training = "each hospital's own training images, by local epoch"
     on_validation = "the common model after each round, on each hospital's validation part"
     wanted = (
-        ("Training loss", on_training, training("train_loss"), "loss", None),
-        ("Validation loss", on_validation, validation("validation_loss"), "loss", None),
+        ("Training loss", on_training, training("train_loss"), "loss", loss_range),
+        ("Validation loss", on_validation, validation("validation_loss"), "loss", loss_range),
         ("Training accuracy", on_training, training("train_accuracy"), "accuracy", (0.0, 1.0)),
         ("Validation accuracy", on_validation, validation("validation_accuracy"), "accuracy", (0.0, 1.0)),
         ("Validation AUC", on_validation, validation("validation_auc"), "AUC", (0.0, 1.0)),
@@ -232,6 +223,18 @@ def _curves(report: Report) -> list[tuple[str, str, Markup]]:
     ]  # fmt: skip
 
 
+def _training_points(site: SiteReport, field: str, numbers: Sequence[int]) -> list[tuple[float, float | None]]:
+    """A point for each local epoch at its place within the round; a gap for a round that the site is no part of."""
+    points = {point.round: point for point in site.curve}
+    course: list[tuple[float, float | None]] = []
+    for number in numbers:
+        values: list[float] = getattr(points[number], field) if number in points else []
+        course += [(number - 1 + (epoch + 1) / len(values), value) for epoch, value in enumerate(values)] or [
+            (number, None)
+        ]
+    return course
+
+
 def _rocs(report: Report) -> list[tuple[str, Markup]]:
     drawn: list[tuple[str, Markup]] = []
     for head in _heads(report):
@@ -240,6 +243,10 @@ def _rocs(report: Report) -> list[tuple[str, Markup]]:
             for style, (name, site) in enumerate(report.sites.items())
             if (result := _head_of(site, head)) is not None and result.roc is not None
         ]
+        pooled: PooledHead = getattr(report.pooled, head)
+        if pooled.roc is not None and len(curves) > 1:
+            points = [(p.false_positive_rate, p.true_positive_rate) for p in pooled.roc.points]
+            curves.append(Series("all", charts.ALL, points))
         if curves:
             title = words.HEADS[head]
             drawn.append((title, charts.roc_chart(curves, label=f"ROC curves of the {title} by hospital")))
@@ -266,7 +273,10 @@ def _confusions(report: Report) -> list[tuple[str, list[tuple[str, list[list[tup
     ]
     if heads:
         found.append(
-            ("all hospitals", [(words.HEADS[head], shares(getattr(report.pooled, head).confusion)) for head in heads])
+            (
+                words.all_hospitals(report),
+                [(words.HEADS[head], shares(getattr(report.pooled, head).confusion)) for head in heads],
+            )
         )
     return [(name, matrices) for name, matrices in found if matrices]
 

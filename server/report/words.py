@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from server.report.schema import Figure, PooledDifference, PooledHead, Report
@@ -13,6 +14,7 @@ Proof = Literal["shown", "not shown", "worse", "plain"]
 
 HEADS = {"svm": "SVM", "svm_paper": "SVM, the study's own C and gamma", "network": "network"}
 HeadName = Literal["network", "svm"]
+BOTH: tuple[HeadName, ...] = ("svm", "network")
 
 #: The metrics in plain words, in the order of the tables.
 GLOSSARY = {
@@ -43,6 +45,16 @@ class Statement:
 
     text: str
     proof: Proof
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """One of the large figures: `value` of 100 with its interval in words, and what it counts."""
+
+    value: str
+    interval: str
+    meaning: str
 
 
 def summary(report: Report) -> list[Statement]:
@@ -54,16 +66,50 @@ def summary(report: Report) -> list[Statement]:
     pooled: PooledHead | None = getattr(report.pooled, head)
     if pooled is not None:
         said += [_found(report, head, pooled), _ranked(report, head, pooled)]
-        said += [_learned(report, name) for name in ("network", "svm") if getattr(report.pooled, name) is not None]
+        said += [_learned(report, name) for name in BOTH if getattr(report.pooled, name) is not None]
         said.append(_each_site(report, head))
     said.append(
         Statement(
             "Whether a hospital would have done as well with its own images alone was not measured in this run: the gain above is of "
             "training, not of sharing.",
             "plain",
+            "not measured",
         )
     )
     return said
+
+
+def headlines(report: Report) -> list[Headline]:
+    """The large figures over all hospitals: found, cleared, ranked. Empty without an evaluation."""
+    head = main_head(report)
+    if head is None:
+        return []
+    pooled: PooledHead = getattr(report.pooled, head)
+    positive, many = class_words(report.positive_class), units(report)
+    two = len(report.classes) == 2
+    wanted = (
+        (pooled.sensitivity, f"of every 100 {positive} {many} were found"),
+        (pooled.specificity, f"of every 100 other {many} were {'cleared' if two else f'not called {positive}'}"),
+        (
+            pooled.auc,
+            f"of 100 pairs ({f'one {positive}, one other' if two else 'two classes'}) were ranked rightly; chance is 50",
+        ),
+        (
+            pooled.balanced_accuracy,
+            f"of 100 {many} were given their class, each class counting alike; chance is {100 / len(report.classes):.0f}",
+        ),
+    )
+    return [
+        Headline(f"{figure.value * 100:.0f}", _interval_of_hundred(report, figure), meaning)
+        for figure, meaning in wanted
+        if figure.value is not None
+    ]
+
+
+def _interval_of_hundred(report: Report, figure: Figure) -> str:
+    if figure.low is None or figure.high is None:
+        return "no interval"
+    return f"{figure.low * 100:.0f} to {figure.high * 100:.0f} ({_percent(report)} interval)"
 
 
 def main_head(report: Report) -> HeadName | None:
@@ -71,6 +117,22 @@ def main_head(report: Report) -> HeadName | None:
     if report.pooled.svm is not None:
         return "svm"
     return "network" if report.pooled.network is not None else None
+
+
+def all_hospitals(report: Report) -> str:
+    """What the pooled rows are called; says so where a hospital is not part of them."""
+    head = main_head(report)
+    part = len(getattr(report.pooled, head).sites) if head else 0
+    return "All hospitals" if part == len(report.sites) else f"{part} of {len(report.sites)} hospitals"
+
+
+def moment(text: str) -> str:
+    """`2 March 2026, 08:04 UTC` for an ISO 8601 time; anything else as it is."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".rstrip()
 
 
 def units(report: Report, count: int | None = None) -> str:
@@ -119,20 +181,25 @@ def _course(report: Report) -> Statement:
     run = report.run
     rounds = "1 round" if run.rounds_done == 1 else f"{run.rounds_done} rounds"
     if run.state == "finished":
-        return Statement(f"{hospitals} trained one common network in {rounds}, without sharing an image.", "plain")
+        return Statement(
+            f"{hospitals} trained one common network in {rounds}, without sharing an image.", "plain", "the run"
+        )
     ending = {"stopped": "was stopped", "failed": "failed"}.get(run.state, "has not ended")
     reason = f": {run.reason.rstrip('.')}" if run.reason else ""
     return Statement(
-        f"{hospitals} took part. The run {ending} after {rounds} of {run.rounds_planned}{reason}.", "plain"
+        f"{hospitals} took part. The run {ending} after {rounds} of {run.rounds_planned}{reason}.", "plain", "the run"
     )
 
 
 def _no_evaluation(report: Report) -> Statement:
     if report.run.state == "finished":
-        return Statement("No hospital sent an evaluation of the final model, so there are no test figures.", "plain")
+        return Statement(
+            "No hospital sent an evaluation of the final model, so there are no test figures.", "plain", "not measured"
+        )
     return Statement(
         "The final model was not evaluated, so there are no test figures in this report. What the rounds did is below.",
         "plain",
+        "not measured",
     )
 
 
@@ -152,14 +219,14 @@ def _of_hundred(report: Report, figure: Figure, *, first: bool) -> str:
 def _found(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
     positive, many = class_words(report.positive_class), units(report)
     sensitivity, specificity = pooled.sensitivity, pooled.specificity
-    passed = "did not call so" if len(report.classes) > 2 else "rightly passed"
+    passed = "did not call so" if len(report.classes) > 2 else "rightly cleared"
     text = (
         f"Of every 100 {positive} {many}, the {HEADS[head]} found {_of_hundred(report, sensitivity, first=True)}; of every 100 others it "
         f"{passed} {_of_hundred(report, specificity, first=False)}. This was counted on {sensitivity.images} {positive} and "
         f"{specificity.images} other test {many} of {pooled.patients} patients at {len(pooled.sites)} "
         f"{'hospital' if len(pooled.sites) == 1 else 'hospitals'}, none of whom was trained on."
     )
-    return Statement(text, "plain")
+    return Statement(text, "plain", "counted")
 
 
 def _ranked(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
@@ -173,8 +240,8 @@ def _ranked(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
     text = (
         f"Shown {pair} higher in {_of_hundred(report, auc, first=True)} of 100 pairs (AUC {number(auc.value)}); chance would be 50. "
         + {
-            "shown": "The interval lies above chance: the model has learned something.",
-            "not shown": "The interval includes chance: it is not shown that the model has learned anything.",
+            "shown": "The interval lies above chance.",
+            "not shown": "The interval includes chance: it is not shown to be better than a coin.",
             "plain": "There is no interval, so nothing is shown.",
             "worse": "",
         }[above_chance(auc)]
