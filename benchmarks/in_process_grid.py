@@ -31,12 +31,13 @@ def transported(message: Message) -> Message:
 
 
 class InProcessGrid(Grid):
-    """Sites by name. `offline` and `delays` (seconds until a site's reply can be pulled) may change while a run goes on."""
+    """Sites by name. While a run goes on, a site may be `offline`, its replies `held` back, or delayed by seconds (`delays`)."""
 
     def __init__(self, sites: Mapping[str, Site]) -> None:
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
         self.sites = dict(sites)
         self.offline: set[str] = set()
+        self.held: set[str] = set()
         self.delays: dict[str, float] = {}
         self.pushed: list[Message] = []
         self._names = dict(enumerate(sorted(sites), start=100))
@@ -75,7 +76,7 @@ class InProcessGrid(Grid):
         replies = []
         for identifier in list(message_ids):
             ready, message = self._waiting.get(identifier, (float("inf"), None))
-            if message is None or time.time() < ready:
+            if message is None or time.time() < ready or self._names[message.metadata.dst_node_id] in self.held:
                 continue
             del self._waiting[identifier]
             reply = self.sites[self._names[message.metadata.dst_node_id]](transported(message))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from shared.errors import RunFolderError, StorageError
 from shared.study import ServerOptimiser
 from shared.wire import Flat, Manifest, flat_digest, flatten, manifest_from_pairs, unflatten
 
-#: Checkpoints whose weights are kept beside the last one; every round.json stays.
+#: Last checkpoints whose weights are kept; every round.json stays.
 KEPT_CHECKPOINTS = 2
 
 
@@ -77,7 +78,11 @@ def write_checkpoint(
     manifest: Manifest,
     updates: Path | None = None,
 ) -> None:
-    """Write the round's folder atomically; `updates` is a folder of kept updates that moves into it. Raises StorageError."""
+    """Write the round's folder atomically; `updates` is a folder of kept updates that moves into it. Raises StorageError.
+
+    The seconds that the weights took are added to the record's timing. A round 0 that is prepared again replaces the one before.
+    """
+    begun = time.monotonic()
     target = folder.round_path(record.round)
     hidden = target.with_name(f".{target.name}.partial")
     try:
@@ -90,12 +95,18 @@ def write_checkpoint(
                     np.save(hidden / f"optimiser-{name}.npy", array)
         if updates is not None:
             updates.rename(hidden / "updates")
-        write_atomic(hidden / "round.json", record.model_dump_json(indent=2).encode() + b"\n")
         for path in hidden.rglob("*"):
             if path.is_file():
                 _sync(path)
+        record = _with_seconds(record, time.monotonic() - begun)
+        write_atomic(hidden / "round.json", record.model_dump_json(indent=2).encode() + b"\n")
         _sync(hidden)
+        replaced = target.with_name(f".{target.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if record.round == 0 and target.exists():
+            target.rename(replaced)
         hidden.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
         _sync(target.parent)
     except OSError as problem:
         shutil.rmtree(hidden, ignore_errors=True)
@@ -107,16 +118,42 @@ def write_checkpoint(
 
 
 def latest_checkpoint(folder: RunFolder, manifest: Manifest, optimiser: ServerOptimiser) -> Checkpoint:
-    """The last complete round's checkpoint, or the starting model as round 0."""
+    """The last complete round's checkpoint, or the starting model as round 0. Raises RunFolderError where a file was changed."""
     rounds = [int(path.parent.name) for path in folder.path.glob("rounds/[0-9]*/model.safetensors")]
     if not rounds:
         flat = read_starting_model(folder).flat
         return Checkpoint(0, flat, OptimiserState.start(optimiser, flat.size))
     place = folder.round_path(max(rounds))
-    state = OptimiserState.start(optimiser, 0)
-    if (place / "optimiser-first.npy").exists():
-        state = OptimiserState(np.load(place / "optimiser-first.npy"), np.load(place / "optimiser-second.npy"))
-    return Checkpoint(max(rounds), _load(place / "model.safetensors", manifest), state)
+    flat = _load(place / "model.safetensors", manifest)
+    if flat_digest(flat) != folder.read(place / "round.json", RoundRecord).model_out:
+        raise RunFolderError(f"{place / 'model.safetensors'}: its digest is not the one in round.json")
+    state = OptimiserState.start(optimiser, flat.size)
+    if state.first.size:
+        state = OptimiserState(
+            _load_moment(place / "optimiser-first.npy", state.first),
+            _load_moment(place / "optimiser-second.npy", state.second),
+        )
+    return Checkpoint(max(rounds), flat, state)
+
+
+def _load_moment(path: Path, like: Flat) -> Flat:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as problem:
+        raise RunFolderError(f"{path}: can't be read: {problem}") from None
+    if array.shape != like.shape or array.dtype != like.dtype:
+        raise RunFolderError(
+            f"{path}: expected {like.dtype} of shape {like.shape}, but got {array.dtype} of {array.shape}"
+        )
+    moment: Flat = array
+    return moment
+
+
+def _with_seconds(record: RoundRecord, seconds: float) -> RoundRecord:
+    timing = record.timing.model_copy(
+        update={"checkpoint": record.timing.checkpoint + seconds, "total": record.timing.total + seconds}
+    )
+    return record.model_copy(update={"timing": timing})
 
 
 def _forget_old(folder: RunFolder, newest: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from server.run_folder import Miss
-from shared.errors import ConsiliumError, InstructionError
+from shared.errors import InstructionError
 from shared.messages import (
     ANSWER,
     BODY,
@@ -33,6 +34,9 @@ from shared.messages import (
 
 POLL_SECONDS = 0.1
 ONLINE_CHECK_SECONDS = 5.0
+
+#: A message lives this many deadlines in Flower, so that an answer that comes too late is seen to be late.
+LATE_FACTOR = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Exchange:
         self._grid = grid
         self._expected = frozenset(expected)
         self._open: dict[str, Asked] = {}
+        self._given_up: dict[str, Asked] = {}
 
     def online(self) -> dict[str, int]:
         """Node id of every expected site that is online now."""
@@ -90,7 +95,7 @@ class Exchange:
                 RecordDict({INSTRUCTION: ConfigRecord({BODY: body}), MODEL: record}),
                 dst_node_id=nodes[site],
                 message_type=MESSAGE_TYPES[kind],
-                ttl=deadline_s,
+                ttl=deadline_s * LATE_FACTOR,
                 group_id=str(number),
             )
             for site in sites
@@ -113,8 +118,7 @@ class Exchange:
                     continue
                 yield _arrival(message, asked)
             if identifier in self._open and time.time() > asked.deadline:
-                del self._open[identifier]
-                yield Arrival(asked, time.time() - asked.sent, miss=Miss(site=asked.site, reason="no answer"))
+                yield self._give_up(identifier, "no answer")
 
     def wait(self, kind: Kind, number: int) -> Iterator[Arrival]:
         """Arrivals until every site has answered this message, its deadline has passed, or the rest have gone offline.
@@ -122,21 +126,36 @@ class Exchange:
         Arrivals of other messages (late ones) are among them: look at `asked`.
         """
         checked = time.monotonic()
+        yield from self._late()
         while self.outstanding(kind, number):
             yield from self.collect()
             if time.monotonic() - checked > ONLINE_CHECK_SECONDS:
                 checked = time.monotonic()
                 yield from self._gone(kind, number)
-            time.sleep(POLL_SECONDS)
+                yield from self._late()
+            if self.outstanding(kind, number):
+                time.sleep(POLL_SECONDS)
+
+    def _late(self) -> Iterator[Arrival]:
+        """Answers to messages that were given up, without their arrays; each message is forgotten when Flower forgets it."""
+        for identifier, asked in list(self._given_up.items()):
+            for message in self._grid.pull_messages([identifier]):
+                if self._given_up.pop(identifier, None) is not None and not message.has_error():
+                    arrival = _arrival(message, asked)
+                    yield Arrival(asked, arrival.after, arrival.answer, miss=arrival.miss)
+            if time.time() > asked.sent + (asked.deadline - asked.sent) * LATE_FACTOR:
+                self._given_up.pop(identifier, None)
 
     def _gone(self, kind: Kind, number: int) -> Iterator[Arrival]:
         online = set(self.online().values())
-        for asked in list(self._open.values()):
+        for identifier, asked in list(self._open.items()):
             if (asked.kind, asked.round) == (kind, number) and asked.node not in online:
-                # Its message stays valid until the deadline; the answer, if one comes, is late and ignored.
-                identifier = next(key for key, value in self._open.items() if value is asked)
-                del self._open[identifier]
-                yield Arrival(asked, time.time() - asked.sent, miss=Miss(site=asked.site, reason="offline"))
+                yield self._give_up(identifier, "offline")
+
+    def _give_up(self, identifier: str, reason: Literal["no answer", "offline"]) -> Arrival:
+        """Stop waiting for this message; an answer that still comes is late."""
+        asked = self._given_up[identifier] = self._open.pop(identifier)
+        return Arrival(asked, time.time() - asked.sent, miss=Miss(site=asked.site, reason=reason))
 
 
 def _arrival(message: Message, asked: Asked) -> Arrival:
@@ -148,7 +167,7 @@ def _arrival(message: Message, asked: Asked) -> Arrival:
         if answer.hello.site != asked.site or answer.round != asked.round:
             raise InstructionError("the answer is another site's or another round's")
         array = message.content.array_records[UPDATE][FLAT].numpy() if UPDATE in message.content.array_records else None
-    except (ConsiliumError, KeyError, ValueError):
+    except Exception:  # whatever bytes a site sends, they must not end the run of the others
         return Arrival(asked, after, miss=Miss(site=asked.site, reason="invalid"))
     if answer.refused is not None:
         return Arrival(asked, after, answer, miss=Miss(site=asked.site, reason="refused", code=answer.refused.code))

@@ -137,13 +137,12 @@ class Coordinator:
         mean = weighted_mean({site: incoming / f"{site}.npy" for site in trained}, weights)
         flat, state = apply_update(checkpoint.flat, mean, self.plan.optimiser, checkpoint.state)
         aggregated = busy + time.monotonic() - begun
-        begun = time.monotonic()
         following = Checkpoint(number, flat, state)
         record = RoundRecord(
             round=number, started=started, model_in=flat_digest(checkpoint.flat), model_out=flat_digest(flat),
             weights=weights, update_digests=digests, trained=trained, missing=missing, late=self.late, sites=timing,
             timing=RoundTiming(
-                push=pushed, wait=waited, aggregate=aggregated, checkpoint=time.monotonic() - begun, total=time.monotonic() - clock
+                push=pushed, wait=waited, aggregate=aggregated, checkpoint=0, total=time.monotonic() - clock
             ),
         )  # fmt: skip
         write_checkpoint(
@@ -208,7 +207,8 @@ class Coordinator:
                 self._note("site", number=0, site=site, phase="waiting", text="prepared")
         if miss is not None:
             missing.append(miss)
-            self.refused_to_prepare[site] = miss
+            if miss.reason in ("refused", "invalid"):  # one that did not answer is asked again at the next round
+                self.refused_to_prepare[site] = miss
             self._note_miss(0, miss)
 
     def _take_late(self, arrival: Arrival) -> None:
@@ -237,6 +237,8 @@ class Coordinator:
                 raise WireError(f"{site}: the update has another length or digest than announced")
             if not np.isfinite(update).all():
                 raise NonFiniteUpdateError(f"{site}: the update holds NaN or infinity")
+            if self.plan.weighting == "counts" and answer.trained.images == 0:
+                raise WireError(f"{site}: the update comes from no image, so it has no weight")
         except (WireError, NonFiniteUpdateError) as problem:
             return Miss(site=site, reason="invalid", code=problem.code)
         try:
@@ -258,11 +260,11 @@ class Coordinator:
         if not nodes:
             return 0
         array = encode(model, self.plan.wire)
-        initial = flat_digest(encode(self.start.flat, self.plan.wire))
+        compares = kind == "evaluate" and self.study.evaluation.baseline
         instruction = Instruction(
             kind=kind, run=self.folder.run_id(), round=number, study=self.study.to_data(), study_digest=self.study.digest(),
             model_digest=flat_digest(array), manifest_digest=self.start.manifest.digest(),
-            compare_with=initial if kind == "evaluate" and self.study.evaluation.baseline else None,
+            compare_with=flat_digest(encode(self.start.flat, self.plan.wire)) if compares else None,
         )  # fmt: skip
         for site in sorted(nodes):
             self._note("site", number=number, site=site, phase=kind)
