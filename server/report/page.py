@@ -135,7 +135,15 @@ def _auc_chart(report: Report) -> Markup | None:
                 rows.append(_row(f"{name}, {words.HEADS[head]}", style, result.auc, filled=head == "svm"))
     for head in _heads(report):
         pooled: PooledHead = getattr(report.pooled, head)
-        rows.append(_row(f"all, {words.HEADS[head]}", 0, pooled.auc, filled=head == "svm", pooled=True))
+        rows.append(
+            _row(
+                f"{words.all_hospitals(report).lower()}, {words.HEADS[head]}",
+                0,
+                pooled.auc,
+                filled=head == "svm",
+                pooled=True,
+            )
+        )
     if not rows:
         return None
     lowest = min(
@@ -169,7 +177,13 @@ def _gain_chart(report: Report) -> Markup | None:
             result = _head_of(site, head)
             add(f"{name}, {words.HEADS[head]}", style, result.gain if result else None, head, False)
     for head in _heads(report):
-        add(f"all, {words.HEADS[head]}", 0, getattr(report.pooled, head).gain, head, True)
+        add(
+            f"{words.all_hospitals(report).lower()}, {words.HEADS[head]}",
+            0,
+            getattr(report.pooled, head).gain,
+            head,
+            True,
+        )
     if not rows:
         return None
     low = min(0.0, *(row.low for row in rows if row.low is not None))

@@ -68,7 +68,7 @@ def example_study(*, rounds: int = 8, classes: tuple[str, ...] = ("benign", "mal
                 "loss": "binary_cross_entropy" if two else "cross_entropy",
             },
             "federation": {"rounds": rounds, "quorum": 2, "weighting": "counts"},
-            "evaluation": {"resamples": 200},
+            "evaluation": {"resamples": 100},
             **changes,
         }
     )
@@ -87,7 +87,7 @@ def write_example_run(
     reason: str | None = None,
     synthetic: bool = True,
     stand_in: str | None = None,
-    separation: float = 1.5,
+    separation: float = 0.9,
     sites: tuple[str, ...] = SITES,
 ) -> RunFolder:
     """Write a whole run (or its beginning, where `state` is not finished). `separation` is how well the final model tells
