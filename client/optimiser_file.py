@@ -1,0 +1,41 @@
+"""The state of a site's optimiser between rounds, in a file that only the site can read."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+
+from client.private_file import write_private
+from shared.errors import WeightsError
+
+
+def save(optimiser: torch.optim.Optimizer, path: Path) -> None:
+    """Write the state atomically, mode 0600. Raises StorageError."""
+    stream = io.BytesIO()
+    torch.save(optimiser.state_dict(), stream)
+    write_private(path, stream.getvalue())
+
+
+def load(optimiser: torch.optim.Optimizer, path: Path) -> None:
+    """Put the state of `path` into `optimiser`. Raises WeightsError where it is damaged or of another network or optimiser."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        shapes = [tuple(parameter.shape) for group in optimiser.param_groups for parameter in group["params"]]
+        for index, entry in state["state"].items():
+            for value in entry.values():
+                if isinstance(value, torch.Tensor) and value.dim() > 0 and tuple(value.shape) != shapes[index]:
+                    raise ValueError(f"parameter {index} has shape {shapes[index]}, its state {tuple(value.shape)}")
+        settings = [
+            {name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]
+        ]
+        own = [{name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups]
+        if settings != own:
+            raise ValueError("it is of an optimiser with other settings")
+        optimiser.load_state_dict(state)
+    except Exception as problem:  # unpickling raises errors that share no narrower base
+        reason = (str(problem) or type(problem).__name__).splitlines()[0]
+        raise WeightsError(
+            f"{path}: the optimiser's state can't be used: {reason}; remove the file to start the optimiser anew"
+        ) from None
