@@ -1,0 +1,83 @@
+"""`consilium-server check`: whether studies are valid and their networks can be built, trained and sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shared.errors import ConsiliumError, WeightsUnavailableError
+from shared.models import build_network
+from shared.models.summary import ModelSummary, summarise
+from shared.study import Study, load_study
+
+HEADINGS = ("study", "model", "parameters", "trained", "MB a round down / up", "input -> output", "DP", "digest")
+
+
+def check_studies(paths: Sequence[Path], console: Console, *, weights_root: Path | None = None) -> bool:
+    """Validate each study, build its network, run a batch of two forward and backward, and print a table of the sizes.
+
+    A mistake is printed as a sentence and the next study is looked at; returns whether there was none. Starting weights that can't be
+    had on this machine are a warning, and the architecture is checked with random weights. A relative weight file is looked for in
+    `weights_root`, or else in the working folder.
+    """
+    table = Table(title="Studies", title_justify="left")
+    for heading in HEADINGS:
+        numeric = heading in ("parameters", "trained", "MB a round down / up")
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    notes: list[Text] = []
+    mistakes: list[Text] = []
+    for path in paths:
+        try:
+            study = load_study(path)
+            summary, warning = _summary(study, weights_root)
+        except ConsiliumError as mistake:
+            said = [line if str(path) in line else f"{path}: {line}" for line in str(mistake).splitlines()]
+            mistakes.extend(Text(f"{mistake.code} {line}", style="red") for line in said)
+            continue
+        table.add_row(*_row(study, summary))
+        if warning:
+            notes.append(Text(f"warning: {path}: {warning}", style="yellow"))
+        if summary.dp_obstacles:
+            notes.append(Text(f"{path}: no differential privacy with this model: {'; '.join(summary.dp_obstacles)}"))
+    if table.row_count:
+        console.print(table)
+    # Sentences are not wrapped: a file name or a digest in them must be there to copy.
+    for line in (*notes, *mistakes):
+        console.print(line, soft_wrap=True)
+    return not mistakes
+
+
+def _summary(study: Study, weights_root: Path | None) -> tuple[ModelSummary, str | None]:
+    try:
+        network = build_network(study, weights_root=weights_root)
+        warning = None
+    except WeightsUnavailableError as problem:
+        random = study.model_copy(update={"model": study.model.model_copy(update={"weights": "none"})})
+        network = build_network(random)
+        warning = f"{problem}. The weights could not be loaded here; the model was checked with random ones"
+    return summarise(study, network=network), warning
+
+
+def _row(study: Study, summary: ModelSummary) -> tuple[str, ...]:
+    options = [study.model.name]
+    if study.model.attention != "none":
+        place = f" {study.model.cbam_at}" if study.model.cbam_at else ""
+        options.append(f"{study.model.attention}{place}")
+    if study.model.norm != "batch":
+        options.append(f"{study.model.norm} norm")
+    if study.model.freeze:
+        options.append(f"{', '.join(study.model.freeze)} frozen")
+    return (
+        study.name,
+        "; ".join(options),
+        f"{summary.parameters:,}",
+        f"{summary.trained_parameters:,}",
+        f"{summary.bytes_down / 1e6:.1f} / {summary.bytes_up / 1e6:.1f}",
+        f"{'x'.join(map(str, summary.input_shape))} -> {'x'.join(map(str, summary.output_shape))}",
+        "compatible" if summary.dp_compatible else "no",
+        study.digest()[:16],
+    )
