@@ -157,7 +157,9 @@ class LiveView:
         self._name, self._progress, self._steps, self._now, self._sparks = name, progress, steps, now, sparks
 
     def __rich__(self) -> Group:
-        return Group(self._heading(), self._bar(), self._table(), *self._notes())
+        bar = Table.grid(expand=True)  # a bar alone ends no line
+        bar.add_row(self._bar())
+        return Group(self._heading(), bar, self._table(), *self._notes())
 
     def _heading(self) -> Text:
         run = self._progress
@@ -176,7 +178,10 @@ class LiveView:
         if run.phase == "train" and run.sites:
             done += sum(self._share(site, state) for site, state in run.sites.items()) / len(run.sites)
         return ProgressBar(
-            total=float(max(1, run.rounds)), completed=done if run.rounds else float(run.phase == "done")
+            total=float(max(1, run.rounds)),
+            completed=done if run.rounds else float(run.phase == "done"),
+            complete_style="cyan",
+            finished_style="green",
         )
 
     def _share(self, site: str, state: SiteState) -> float:

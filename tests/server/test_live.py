@@ -161,6 +161,7 @@ def test_a_frame_shows_round_phases_steps_losses_and_who_is_missing() -> None:
     assert "round 3 of 8: the hospitals train" in text
     assert "elapsed 00:34" in text
     assert "rounds done in about 00:56" in text
+    assert "hospital  is" in text and "loss by round" in text
     north = next(line for line in text.splitlines() if line.startswith("north"))
     assert north.split()[1:6] == ["training", "30", "of", "120", "0.321"]
     assert sparkline([0.7, 0.35]) in north
