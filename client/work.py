@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from client.gate import Result, Task
 from client.kept_scores import load_scores
 from client.page import write_page
 from client.site_folder import Progress
-from client.training import extract_features, resolve_auto, train_round
+from client.training import MemoryFormat, Precision, extract_features, resolve_auto, train_round
 from shared.errors import WireError
 from shared.metrics.classification import figures
 from shared.models import build_network
@@ -55,8 +56,8 @@ class _Bench:
     network: Network
     manifest: Manifest
     device: torch.device
-    precision: str
-    memory_format: str
+    precision: Precision
+    memory_format: MemoryFormat
     seconds_read: float
 
     @classmethod
@@ -134,8 +135,8 @@ def _prepare(bench: _Bench) -> Prepared:
         synthetic=task.profile.data.synthetic,
         patient_stand_in=task.profile.data.patient_stand_in,
         device=device_name(bench.device),
-        precision="bf16" if bench.precision == "bf16" else "fp32",
-        memory_format="channels_last" if bench.memory_format == "channels_last" else "contiguous",
+        precision=bench.precision,
+        memory_format=bench.memory_format,
         frozen_digest=frozen_digest(bench.network),
         baseline=baseline,
         seconds={
@@ -162,7 +163,7 @@ def _train(bench: _Bench) -> Result:
         device=bench.device,
         precision=bench.precision,
         memory_format=bench.memory_format,
-        optimiser_state=bench.run_folder / "optimiser.pt" if training.optimiser_state == "keep" else None,
+        optimiser_state=_optimiser_state(bench) if training.optimiser_state == "keep" else None,
         progress=lambda done, total, loss: _show(task, "train", done, total, loss),
     )
     ended = time.perf_counter()
@@ -185,6 +186,19 @@ def _train(bench: _Bench) -> Result:
         },
     )
     return Result(trained=body, update=update)
+
+
+def _optimiser_state(bench: _Bench) -> Path:
+    """This round's file, filled from the last earlier round's: a round that must be redone starts where it started before."""
+    number = bench.task.instruction.round
+    path = bench.run_folder / f"optimiser-{number:04d}.pt"
+    path.unlink(missing_ok=True)
+    earlier = sorted(one for one in bench.run_folder.glob("optimiser-*.pt") if one.name < path.name)
+    if earlier:
+        shutil.copyfile(earlier[-1], path)
+    for old in earlier[:-1]:
+        old.unlink()
+    return path
 
 
 def _validate(bench: _Bench) -> Validation:
