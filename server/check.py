@@ -16,6 +16,9 @@ from shared.study import Study, load_study
 
 HEADINGS = ("study", "model", "parameters", "trained", "MB a round down / up", "input -> output", "DP", "digest")
 
+#: Columns of a terminal below which the table would not fit.
+NARROW = 140
+
 
 def check_studies(paths: Sequence[Path], console: Console, *, weights_root: Path | None = None) -> bool:
     """Validate each study, build its network, run a batch of two forward and backward, and print a table of the sizes.
@@ -24,12 +27,10 @@ def check_studies(paths: Sequence[Path], console: Console, *, weights_root: Path
     had on this machine are a warning, and the architecture is checked with random weights. A relative weight file is looked for in
     `weights_root`, or else in the working folder.
     """
-    table = Table(title="Studies", title_justify="left")
-    for heading in HEADINGS:
-        numeric = heading in ("parameters", "trained", "MB a round down / up")
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    rows: list[tuple[str, ...]] = []
     notes: list[Text] = []
     mistakes: list[Text] = []
+    obstacles: dict[str, list[str]] = {}
     for path in paths:
         try:
             study = load_study(path)
@@ -38,17 +39,35 @@ def check_studies(paths: Sequence[Path], console: Console, *, weights_root: Path
             said = [line if str(path) in line else f"{path}: {line}" for line in str(mistake).splitlines()]
             mistakes.extend(Text(f"{mistake.code} {line}", style="red") for line in said)
             continue
-        table.add_row(*_row(study, summary))
+        rows.append(_row(study, summary))
         if warning:
             notes.append(Text(f"warning: {path}: {warning}", style="yellow"))
-        if summary.dp_obstacles:
-            notes.append(Text(f"{path}: no differential privacy with this model: {'; '.join(summary.dp_obstacles)}"))
-    if table.row_count:
-        console.print(table)
+        for obstacle in summary.dp_obstacles:
+            obstacles.setdefault(obstacle, []).append(study.name)
+    _print_rows(rows, console)
+    notes.extend(Text(f"DP no: {reason} ({', '.join(names)})") for reason, names in obstacles.items())
     # Sentences are not wrapped: a file name or a digest in them must be there to copy.
     for line in (*notes, *mistakes):
         console.print(line, soft_wrap=True)
     return not mistakes
+
+
+def _print_rows(rows: Sequence[tuple[str, ...]], console: Console) -> None:
+    """One table; in a narrow terminal, where its columns would break numbers apart, one small table a study."""
+    if console.width < NARROW:
+        for row in rows:
+            block = Table(show_header=False)
+            for heading, value in zip(HEADINGS, row, strict=True):
+                block.add_row(heading, value)
+            console.print(block)
+    elif rows:
+        table = Table(title="Studies", title_justify="left")
+        for heading in HEADINGS:
+            numeric = heading in ("parameters", "trained", "MB a round down / up")
+            table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
 
 
 def _summary(study: Study, weights_root: Path | None) -> tuple[ModelSummary, str | None]:

@@ -35,8 +35,8 @@ def write_study(path: Path, **changes: Any) -> Path:
     return path
 
 
-def said_of(paths: list[Path], **options: Any) -> tuple[bool, str]:
-    console = Console(record=True, width=220, file=Path("/dev/null").open("w"))  # noqa: SIM115
+def said_of(paths: list[Path], width: int = 220, **options: Any) -> tuple[bool, str]:
+    console = Console(record=True, width=width, file=Path("/dev/null").open("w"))  # noqa: SIM115
     return check_studies(paths, console, **options), console.export_text()
 
 
@@ -58,13 +58,21 @@ def test_a_right_study_is_a_row_of_its_figures(tmp_path: Path) -> None:
         assert part in row
 
 
+def test_in_a_narrow_terminal_no_number_is_broken_apart(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "narrow.yaml")
+    right, text = said_of([path], width=70)
+    assert right
+    for part in (f"{11_689_512 - 513_000 + 513:,}", "3x32x32 -> 1", "44.7 / 44.7", load_study(path).digest()[:16]):
+        assert part in text
+
+
 def test_batch_norm_travels_with_its_statistics_and_is_not_dp_compatible(tmp_path: Path) -> None:
     path = write_study(tmp_path / "batch.yaml")
     right, text = said_of([path])
     values = 11_689_512 - 513_000 + 513 + 2 * 4_800
     assert right
     assert f"{values * 4 / 1e6:.1f} /" in text
-    assert f"{path}: no differential privacy with this model: BatchNorm" in text
+    assert "DP no: BatchNorm cannot support training with differential privacy (batch)" in text
 
 
 def test_every_mistake_is_a_sentence_and_the_others_are_still_looked_at(tmp_path: Path) -> None:
