@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from client.site_folder import SiteFolder
 from shared.errors import (
@@ -70,7 +70,11 @@ class Result:
 
 def answer(message: Message, folder: SiteFolder, work: Callable[[Task], Result]) -> Message:
     """The reply to one message. Never raises: a mistake becomes `Refused` with a code."""
-    profile = folder.profile()
+    try:
+        profile = folder.profile()
+    except ConsiliumError as problem:  # without a profile the site has no name to answer with
+        log.error("%s: %s", problem.code, problem)
+        return Message(Error(0, problem.code), reply_to=message)
     number = 0
     try:
         instruction = _instruction(message)
@@ -126,6 +130,10 @@ def _released(result: Result, task: Task) -> RecordDict:
     array: Array1D | None = None
     if result.update is not None:
         array = _checked_update(result.update, task)
+    if result.prepared is not None:
+        _check_prepared(result.prepared, task)
+    if result.evaluated is not None:
+        _check_cells(result.evaluated, task)
     body = Answer(
         hello=hello(task.profile),
         round=task.instruction.round,
@@ -134,12 +142,40 @@ def _released(result: Result, task: Task) -> RecordDict:
         evaluated=result.evaluated,
         update_digest=flat_digest(array) if array is not None else None,
     )
-    text = body.model_dump_json()
-    read_answer(text)  # checked once more from the text itself: what was built past its schema does not leave
+    text = body.model_dump_json(warnings="error")
+    try:
+        read_answer(text)  # checked once more from the text itself: what was built past its schema does not leave
+    except InstructionError as problem:
+        raise EgressError(f"the result of '{kind}' is outside its schema: {problem}") from None
     content = RecordDict({ANSWER: ConfigRecord({BODY: text})})
     if array is not None:
         content[UPDATE] = ArrayRecord({FLAT: Array(array)})
     return content
+
+
+def _check_prepared(prepared: Prepared, task: Task) -> None:
+    """Texts can carry anything, so each must be one that is known without looking at data."""
+    from client.device import chosen_device, device_name
+
+    data = task.profile.data
+    known = (device_name(chosen_device(task.profile.device)), data.synthetic, data.patient_stand_in)
+    if (prepared.device, prepared.synthetic, prepared.patient_stand_in) != known:
+        raise EgressError("device, synthetic or patient_stand_in are not those of this site's profile")
+    patients = sum(part.patients for part in prepared.parts.values())
+    if patients < task.profile.policy.minimum_patients:
+        raise PolicyError(
+            f"the study reaches {patients} patients, but this site asks for {task.profile.policy.minimum_patients}"
+        )
+    if prepared.baseline is not None:
+        _check_cells(prepared.baseline, task)
+
+
+def _check_cells(evaluated: Evaluated, task: Task) -> None:
+    """Histograms by the larger minimum of the study's and the site's."""
+    smallest = max(task.study.evaluation.minimum_cell, task.profile.policy.minimum_cell)
+    for head in (evaluated.network, evaluated.svm, evaluated.svm_paper):
+        if head is not None and head.histogram is not None and head.histogram.minimum_cell < smallest:
+            raise EgressError(f"a histogram's cells count from {head.histogram.minimum_cell}, not from {smallest}")
 
 
 def _checked_update(update: Flat, task: Task) -> Array1D:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shared.study import Name, Strict
+from shared.study import Name, Sha256, Strict
 
 Head = Literal["network", "svm"]
 Count = Annotated[int, Field(ge=0)]
@@ -136,7 +136,7 @@ class Prepared(Strict):
     precision: Literal["fp32", "bf16"]
     memory_format: Literal["contiguous", "channels_last"]
     #: digest of everything in the model that does not travel (frozen tensors), after loading the study's weights
-    frozen_digest: str
+    frozen_digest: Sha256
     baseline: Evaluated | None = None
     seconds: dict[Literal["read", "cache", "baseline", "total"], float]
 
