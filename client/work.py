@@ -148,7 +148,8 @@ def _prepare(bench: _Bench) -> Prepared:
 
 
 def _train(bench: _Bench) -> Result:
-    task, training = bench.task, bench.task.study.training
+    task, study = bench.task, bench.task.study
+    training = study.training.in_round(task.instruction.round, study.federation.rounds)
     begun = time.perf_counter()
     validation = _validate(bench)
     validated = time.perf_counter()

@@ -38,6 +38,7 @@ class Coordinator:
         self.refused_to_prepare: dict[str, Miss] = {}
         self.hellos: dict[str, SiteHello] = {}
         self.late: list[str] = []
+        self.latecomers: dict[str, Prepared] = {}
 
     def conduct(self) -> None:
         """Run to the end. Raises QuorumError, StorageError; the rounds that were finished stay."""
@@ -140,7 +141,8 @@ class Coordinator:
         following = Checkpoint(number, flat, state)
         record = RoundRecord(
             round=number, started=started, model_in=flat_digest(checkpoint.flat), model_out=flat_digest(flat),
-            weights=weights, update_digests=digests, trained=trained, missing=missing, late=self.late, sites=timing,
+            weights=weights, update_digests=digests, trained=trained, prepared=self.latecomers,
+            missing=missing, late=self.late, sites=timing,
             timing=RoundTiming(
                 push=pushed, wait=waited, aggregate=aggregated, checkpoint=0, total=time.monotonic() - clock
             ),
@@ -148,7 +150,7 @@ class Coordinator:
         write_checkpoint(
             self.folder, record, following, self.start.manifest, incoming if self.plan.keep_updates else None
         )
-        self.late = []
+        self.late, self.latecomers = [], {}
         shutil.rmtree(incoming, ignore_errors=True)
         self._note(
             "round",
@@ -215,6 +217,9 @@ class Coordinator:
         """A latecomer's preparation, or an answer to an earlier round, which is counted and ignored."""
         if arrival.asked.kind == "prepare":
             self._take_prepared(arrival, [], {}, 0)
+            site = arrival.asked.site
+            if site in self.prepared:
+                self.latecomers[site] = self.prepared[site]
             self.folder.update_run(sites=self.hellos)
         elif arrival.miss is None:
             self.late.append(arrival.asked.site)

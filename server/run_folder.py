@@ -61,7 +61,7 @@ class SiteTiming(Strict):
 
 
 class RoundRecord(Strict):
-    """One round. Round 0 has `prepared`; later rounds have `trained`."""
+    """One round. Round 0 has `prepared`; later rounds have `trained`, and `prepared` of sites that came late."""
 
     round: int
     started: str

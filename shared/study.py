@@ -6,6 +6,7 @@ study with all defaults filled in, so that a default that changes in a later rel
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -219,6 +220,9 @@ class Training(Strict):
     batch_size: int = Field(ge=1, le=4096)
     optimiser: Literal["adam", "adamw", "sgd"]
     learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="how the learning rate falls from round to round, towards 0 after the last"
+    )
     weight_decay: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd only")
     optimiser_state: Literal["reset", "keep"] = Field(
@@ -236,6 +240,13 @@ class Training(Strict):
         if self.momentum and self.optimiser != "sgd":
             raise ValueError(f"momentum is a setting of sgd, but the optimiser is {self.optimiser}")
         return self
+
+
+    def in_round(self, number: int, rounds: int) -> Training:
+        """These settings with the learning rate of round `number` (from 1) of `rounds`."""
+        passed = (number - 1) / rounds
+        factor = {"constant": 1.0, "linear": 1.0 - passed, "cosine": 0.5 * (1.0 + math.cos(math.pi * passed))}
+        return self.model_copy(update={"learning_rate": self.learning_rate * factor[self.schedule]})
 
 
 class ServerOptimiser(Strict):
