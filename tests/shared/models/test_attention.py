@@ -1,5 +1,7 @@
 """CBAM and squeeze-and-excitation against the papers' equations, written out in NumPy and float64."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.signal import correlate2d
 from torch import nn
 
-from shared.models.attention import CBAM, NORMS, SqueezeExcitation, group_norm
+from shared.models.attention import CBAM, NORMS, SqueezeExcitation, build_attention, group_norm
 
 Array = NDArray[np.float64]
 
@@ -54,14 +56,18 @@ def reference_cbam(module: CBAM, x: Array) -> Array:
     height=st.integers(1, 9),
     width=st.integers(1, 9),
     norm=st.sampled_from(["batch", "group"]),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
 )
-def test_cbam_is_the_papers(seed: int, channels: int, height: int, width: int, norm: str) -> None:
+def test_cbam_is_the_papers(
+    seed: int, channels: int, height: int, width: int, norm: str, layout: torch.memory_format
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     module = CBAM(channels, norm_layer=NORMS["batch" if norm == "batch" else "group"]).double().train()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     x = torch.randn((3, channels, height, width), generator=generator, dtype=torch.float64)
+    x = x.contiguous(memory_format=layout)
     with torch.no_grad():
         np.testing.assert_allclose(module(x).numpy(), reference_cbam(module, x.numpy()), rtol=1e-9, atol=1e-12)
 
@@ -78,6 +84,20 @@ def test_squeeze_and_excitation_is_the_papers(seed: int, channels: int, side: in
     expected = x.numpy() * sigmoid(mlp(module.mlp, x.numpy().mean((2, 3))))[:, :, None, None]
     with torch.no_grad():
         np.testing.assert_allclose(module(x).numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["se", "cbam"])
+def test_gradients_do_not_depend_on_the_memory_format_and_agree_with_differences(kind: Literal["se", "cbam"]) -> None:
+    torch.manual_seed(3)
+    module = build_attention(kind, 16, norm_layer=group_norm).double()
+    x = torch.randn((2, 16, 3, 4), dtype=torch.float64)
+    gradients = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = x.clone().contiguous(memory_format=layout).requires_grad_()
+        assert torch.autograd.gradcheck(module, (leaf,))
+        module(leaf).square().sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[0], gradients[1].contiguous())
 
 
 def test_a_single_image_of_a_single_pixel_passes_with_group_norm() -> None:
