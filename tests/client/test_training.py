@@ -1,5 +1,6 @@
 """Local training against hand-written loops, and what it says of images."""
 
+import hashlib
 import math
 import subprocess
 import sys
@@ -203,25 +204,25 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_global_generator(precis
         torch.set_num_threads(threads)
 
 
-def test_two_processes_give_the_same_bytes() -> None:
-    code = f"""
-import hashlib, sys
-sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
-import torch
-torch.set_num_threads(1)
-from test_training import CPU, run, setting, toy
-from shared.models.resnet import BasicBlock, ResNet
-from shared.models.state import travelling_arrays
-torch.manual_seed(0)
-network = ResNet(BasicBlock, (1, 1, 1, 1), outputs=1, attention="cbam", place="after_block", dropout=0.2)
-batches = [(torch.nn.functional.interpolate(x, size=32), y) for x, y in toy()]
-run(network, batches, setting(), precision="bf16", memory_format="channels_last")
-print(hashlib.sha256(b"".join(a.tobytes() for a in travelling_arrays(network).values())).hexdigest())
-"""
-    commands = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    digests = [command.communicate(timeout=180)[0].strip() for command in commands]
-    assert len(digests[0]) == 64
-    assert digests[0] == digests[1]
+def trained_digest() -> str:
+    """SHA-256 of what travels after a round with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        torch.manual_seed(0)
+        network = ResNet(BasicBlock, (1, 1, 1, 1), outputs=1, attention="cbam", place="after_block", dropout=0.2)
+        batches = [(nn.functional.interpolate(x, size=32), y) for x, y in toy()]
+        run(network, batches, setting(), precision="bf16", memory_format="channels_last")
+    finally:
+        torch.set_num_threads(threads)
+    return hashlib.sha256(b"".join(array.tobytes() for array in travelling_arrays(network).values())).hexdigest()
+
+
+def test_another_process_gives_the_same_bytes() -> None:
+    folders = [str(ROOT), str(Path(__file__).parent)]
+    code = f"import sys; sys.path[:0] = {folders!r}; import test_training; print(test_training.trained_digest())"
+    other = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+    assert other.stdout.strip() == trained_digest()
 
 
 def test_the_global_generator_is_left_as_it_was() -> None:
@@ -316,7 +317,7 @@ def test_a_damaged_or_foreign_optimiser_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="remove the file"):
         run(tiny(), toy(), keep, optimiser_state=path)
     for other, network in (
-        (setting(learning_rate=0.5), tiny()),
+        (setting(weight_decay=0.5), tiny()),
         (setting(optimiser="sgd"), tiny()),
         (setting(), tiny(outputs=3)),
     ):
@@ -365,3 +366,24 @@ def test_auto_follows_the_hardware_and_the_network(monkeypatch: pytest.MonkeyPat
 def test_what_a_study_asks_for_is_never_changed(precision: str, memory_format: str) -> None:
     asked = setting(precision=precision, memory_format=memory_format)
     assert resolve_auto(asked, CPU, tiny()) == (precision, memory_format)
+
+
+def test_an_optimiser_goes_on_with_the_rate_that_the_schedule_sets(tmp_path: Path) -> None:
+    path, keep = tmp_path / "optimiser.pt", setting(optimiser_state="keep", learning_rate=0.5, schedule="linear")
+    network = tiny()
+    first = optimiser_of(network, keep.in_round(1, 4))
+    network(torch.rand(2, 3, 8, 8)).sum().backward()
+    first.step()
+    optimiser_file.save(first, path)
+    second = optimiser_of(network, keep.in_round(3, 4))
+    optimiser_file.load(second, path)
+    assert [group["lr"] for group in second.param_groups] == [0.25]
+    assert second.state_dict()["state"][0]["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"), [("constant", [1, 1, 1]), ("linear", [1, 2 / 3, 1 / 3]), ("cosine", [1, 0.75, 0.25])]
+)
+def test_schedules_fall_from_round_to_round(schedule: str, rates: list[float]) -> None:
+    training = setting(learning_rate=1.0, schedule=schedule)
+    assert [training.in_round(number, 3).learning_rate for number in (1, 2, 3)] == pytest.approx(rates)
