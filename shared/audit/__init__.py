@@ -1,0 +1,1 @@
+"""What an auditor runs: files only, no PyTorch, no network."""

@@ -1,0 +1,70 @@
+"""`consilium-audit`: the auditor's command. It reads files; it never connects to anything."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shared.errors import ConsiliumError
+
+app = typer.Typer(
+    name="consilium-audit",
+    help="Check a run from its files alone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_COLOURS = {"proven": "green", "not checkable": "yellow", "violated": "bold red"}
+
+
+@app.callback()
+def _commands() -> None:
+    """Check a run from its files alone."""
+
+
+@app.command()
+def verify(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON")] = False,
+) -> None:
+    """Check that every record of a run follows from the ones before it. Exit 0 proven, 2 something not checkable, 1 violated.
+
+    Example: consilium-audit verify runs/demo
+    """
+    from shared.audit.run import check_run, read_run, summary
+    from shared.audit.verdict import exit_status
+
+    checks = check_run(read_run(run_dir))
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        table = Table(title=f"Audit of {run_dir}", title_justify="left")
+        for title in ("outcome", "check", "why"):
+            table.add_column(title, overflow="fold")
+        for check in checks:
+            table.add_row(f"[{_COLOURS[check.outcome]}]{check.outcome}[/]", check.name, check.why)
+        console = Console()
+        console.print(table)
+        console.print(summary(checks))
+    raise typer.Exit(exit_status(checks))
+
+
+def main() -> None:
+    """Run the command; a mistake with a name is one sentence. Exit 3 where the files can't be read at all."""
+    try:
+        app()
+    except ConsiliumError as problem:
+        Console(stderr=True).print(f"[bold red]{problem.code}[/] {problem}", soft_wrap=True, highlight=False)
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Checks of one run folder from its files alone: does each record follow from the ones before it?
+
+What is proven here is consistency: the study, the chain of models, the weights, the aggregation. Records are not signed, so who wrote
+them is not checkable; a folder rewritten as a whole, consistently, would pass every other check, and the result says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from shared.aggregation import OptimiserState, apply_update, normalised_weights, weighted_mean
+from shared.audit.verdict import Check
+from shared.errors import ConsiliumError, InputError
+from shared.run_records import FinalRecord, RoundRecord, RunRecord
+from shared.study import Study, study_from_data
+from shared.wire import Flat, Manifest, encode, flat_digest, flatten, manifest_from_pairs
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The records of a run, read and of the right form."""
+
+    path: Path
+    study: Study
+    run: RunRecord
+    rounds: tuple[RoundRecord, ...]
+    final: FinalRecord | None
+    manifest: Manifest
+    start: Flat
+
+    def place(self, number: int) -> Path:
+        return self.path / "rounds" / f"{number:04d}"
+
+
+def read_run(path: Path) -> RunFiles:
+    """Raises InputError, naming the file, where a record is missing or not of its form."""
+    names = sorted(path.glob("rounds/[0-9]*/round.json"))
+    evaluation = path / "evaluation.json"
+    pairs = _json(path / "model" / "manifest.json").get("tensors", [])
+    manifest = manifest_from_pairs(pairs)
+    return RunFiles(
+        path=path,
+        study=study_from_data(_json(path / "study.json")),
+        run=_record(path / "run.json", RunRecord),
+        rounds=tuple(_record(name, RoundRecord) for name in names),
+        final=_record(evaluation, FinalRecord) if evaluation.exists() else None,
+        manifest=manifest,
+        start=_model(path / "model" / "initial.safetensors", manifest),
+    )
+
+
+def check_run(files: RunFiles) -> list[Check]:
+    """Every check, in the order in which a reader would ask."""
+    return [
+        _signatures(),
+        _study(files),
+        _code(files),
+        _completeness(files),
+        _chain(files),
+        _checkpoints(files),
+        _quorum(files),
+        _weights(files),
+        _aggregation(files),
+        _evaluation(files),
+    ]
+
+
+def _signatures() -> Check:
+    return Check("who wrote the records", "not checkable", "records of this release are not signed")
+
+
+def _study(files: RunFiles) -> Check:
+    name, found = "the study is the one that the run names", files.study.digest()
+    if found != files.run.study_digest:
+        return Check(name, "violated", f"study.json has digest {found}, run.json names {files.run.study_digest}")
+    return Check(name, "proven", f"digest {found}")
+
+
+def _code(files: RunFiles) -> Check:
+    name = "every site ran the coordinator's code"
+    others = sorted(site for site, hello in files.run.sites.items() if hello.code_digest != files.run.code_digest)
+    if others:
+        return Check(name, "violated", f"another code digest at {', '.join(others)}")
+    if not files.run.sites:
+        return Check(name, "not checkable", "no site has answered")
+    return Check(
+        name, "proven", f"code digest {files.run.code_digest} at {len(files.run.sites)} sites, as they say themselves"
+    )
+
+
+def _completeness(files: RunFiles) -> Check:
+    name, planned = "every round is on record", files.study.federation.rounds
+    numbers = [record.round for record in files.rounds]
+    if numbers != list(range(len(numbers))):
+        missing = sorted(set(range(max(numbers, default=0) + 1)) - set(numbers))
+        return Check(name, "violated", f"rounds {missing} are missing")
+    if len(numbers) != planned + 1:
+        return Check(
+            name, "not checkable", f"{max(0, len(numbers) - 1)} of {planned} rounds; the run is {files.run.state}"
+        )
+    return Check(name, "proven", f"round 0 and {planned} rounds")
+
+
+def _chain(files: RunFiles) -> Check:
+    name, before = "each round starts from the model that the round before ended in", flat_digest(files.start)
+    for record in files.rounds:
+        if record.model_in != before:
+            return Check(
+                name, "violated", f"round {record.round} starts from {record.model_in}, but {before} was there"
+            )
+        before = record.model_out
+    return Check(name, "proven", f"{len(files.rounds)} links from the starting model {flat_digest(files.start)}")
+
+
+def _checkpoints(files: RunFiles) -> Check:
+    name = "stored models are the ones on record"
+    kept: list[int] = []
+    for record in files.rounds:
+        path = files.place(record.round) / "model.safetensors"
+        if not path.exists():
+            continue
+        found = flat_digest(_model(path, files.manifest))
+        if found != record.model_out:
+            return Check(name, "violated", f"{path} has digest {found}, its round names {record.model_out}")
+        kept.append(record.round)
+    if not kept:
+        return Check(name, "not checkable", "no round's model is kept")
+    return Check(name, "proven", f"models of rounds {', '.join(map(str, kept))}")
+
+
+def _quorum(files: RunFiles) -> Check:
+    name, quorum = "every round had its quorum", files.study.federation.quorum
+    short = [record.round for record in files.rounds if record.round > 0 and len(record.trained) < quorum]
+    if short:
+        return Check(name, "violated", f"fewer than {quorum} sites in rounds {short}")
+    return Check(name, "proven", f"at least {quorum} sites in each")
+
+
+def _weights(files: RunFiles) -> Check:
+    name, rule = "sites were weighted as the study says", files.study.federation.weighting
+    for record in files.rounds[1:]:
+        if isinstance(rule, dict):
+            raw = {site: rule.get(site, 0.0) for site in record.trained}
+        else:
+            raw = {site: float(one.images) if rule == "counts" else 1.0 for site, one in record.trained.items()}
+        expected = normalised_weights(raw)
+        if record.weights != expected:
+            return Check(name, "violated", f"round {record.round}: {record.weights}, expected {expected}")
+    return Check(name, "proven", rule if isinstance(rule, str) else "public weights")
+
+
+def _aggregation(files: RunFiles) -> Check:
+    """Every model again, from the starting model and the stored updates."""
+    name, optimiser = "the models are what the updates add up to", files.study.federation.optimiser
+    model, state = files.start, OptimiserState.start(optimiser, files.start.size)
+    for record in files.rounds[1:]:
+        place = files.place(record.round) / "updates"
+        updates = {site: place / f"{site}.npy" for site in record.trained}
+        absent = sorted(site for site, path in updates.items() if not path.exists())
+        if absent:
+            return Check(
+                name,
+                "not checkable",
+                f"round {record.round}: no stored update of {', '.join(absent)} (federation.keep_updates)",
+            )
+        for site, path in updates.items():
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+            if flat_digest(encode(np.asarray(stored), files.study.federation.wire)) != record.update_digests.get(site):
+                return Check(
+                    name, "violated", f"round {record.round}: the stored update of {site} is not the one that arrived"
+                )
+        model, state = apply_update(model, weighted_mean(updates, record.weights), optimiser, state)
+        if flat_digest(model) != record.model_out:
+            return Check(name, "violated", f"round {record.round}: aggregating again gives another model")
+    return Check(name, "proven", f"{max(0, len(files.rounds) - 1)} rounds aggregated again, the same bytes")
+
+
+def _evaluation(files: RunFiles) -> Check:
+    name = "the evaluation is of the last model"
+    if files.final is None or not files.rounds:
+        return Check(name, "not checkable", "there is no final evaluation")
+    if files.final.model != files.rounds[-1].model_out:
+        return Check(
+            name, "violated", f"it is of {files.final.model}, the last round ended in {files.rounds[-1].model_out}"
+        )
+    return Check(name, "proven", f"sites {', '.join(sorted(files.final.sites))}")
+
+
+def _record(path: Path, schema: type[Record]) -> Record:
+    try:
+        return schema.model_validate(_json(path))
+    except ValueError as problem:
+        raise InputError(f"{path}: not as expected: {problem}") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; is this the folder of a run?") from None
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{path}: can't be read: {problem}") from None
+    if not isinstance(body, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    return body
+
+
+def _model(path: Path, manifest: Manifest) -> Flat:
+    try:
+        arrays = load_file(path)
+        return flatten({tensor.name: arrays[tensor.name] for tensor in manifest.tensors}, manifest)
+    except (OSError, KeyError, SafetensorError, ConsiliumError) as problem:
+        raise InputError(f"{path}: can't be read as the model of this run: {problem}") from None
+
+
+def summary(checks: Sequence[Check]) -> str:
+    """One sentence."""
+    counts = {
+        outcome: sum(check.outcome == outcome for check in checks)
+        for outcome in ("proven", "not checkable", "violated")
+    }
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
