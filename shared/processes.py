@@ -84,3 +84,14 @@ def free_ports(count: int) -> list[int]:
     finally:
         for one in sockets:
             one.close()
+
+
+def is_taken(port: int) -> bool:
+    """Whether a program listens on this TCP port of the loopback interface."""
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are just closing don't count
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False

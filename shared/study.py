@@ -241,7 +241,6 @@ class Training(Strict):
             raise ValueError(f"momentum is a setting of sgd, but the optimiser is {self.optimiser}")
         return self
 
-
     def in_round(self, number: int, rounds: int) -> Training:
         """These settings with the learning rate of round `number` (from 1) of `rounds`."""
         passed = (number - 1) / rounds
