@@ -26,5 +26,5 @@ def main(grid: Grid, context: Context) -> None:
         folder.end("failed", str(problem), problem.code)
         log.error("%s: %s", problem.code, problem)
     except Exception:
-        folder.end("failed", "the coordinator met an unexpected error; see logs/serverapp.log", "CONS-999")
+        folder.end("failed", "the coordinator met an unexpected error; see logs/superlink.log", "CONS-999")
         raise

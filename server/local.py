@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,13 +27,21 @@ from server.live import SiteProgress, watch
 from server.run_folder import Event, RunFolder
 from server.starting_model import LOCK, check_sites, claim_folder, fill_folder
 from server.superlink import IN_MEMORY, Control, SuperLink, app_bundle, start_superlink
-from shared.errors import ConsiliumError, InputError, ProcessError, QuorumError, RunFolderError
-from shared.processes import adopt_orphans, end_descendants, free_ports
+from shared.errors import (
+    UNEXPECTED_CODE,
+    ConsiliumError,
+    InputError,
+    ProcessError,
+    QuorumError,
+    RunFolderError,
+    StorageError,
+)
+from shared.processes import adopt_orphans, end_descendants, free_ports, is_taken
 from shared.profile import load_profile
 from shared.study import load_study
 
-#: Flower's final status of a run that went well.
-_COMPLETED = "finished:completed"
+_COORDINATOR_ENDED = "the coordinator's process ended before the run did; see logs/superlink.log"
+_PORTS_TRIED = 3
 
 
 def run_local(
@@ -48,40 +57,52 @@ def run_local(
     check_sites(study, list(profiles))
     folder = RunFolder(run_dir.resolve())
     with _exclusive(folder.path), _stoppable():
-        adopt_orphans()
-        try:
-            claim_folder(folder.path)
-            federation = _Federation(folder, console)
-            superlink = federation.start_superlink(str(folder.path / "state.db") if database else IN_MEMORY)
+        claim_folder(folder.path)
+        with _ended_properly(folder):
+            federation = _Federation(folder, console, str(folder.path / "state.db") if database else IN_MEMORY)
+            federation.start_superlink()
             federation.init_sites(profiles, study_path)
             fill_folder(folder, study, list(profiles), weights_root=study_path.parent)
-            federation.conduct(superlink, list(profiles))
-        except KeyboardInterrupt:
-            _note_end(folder, "stopped by Ctrl-C; the rounds that were finished are kept", None)
-            raise
-        except ConsiliumError as problem:
-            _note_end(folder, str(problem), problem.code)
-            raise
-        finally:
-            end_descendants()
+            federation.conduct(list(profiles))
     return folder
 
 
 class _Federation:
     """The processes of one local run, and their logs."""
 
-    def __init__(self, folder: RunFolder, console: Console) -> None:
+    def __init__(self, folder: RunFolder, console: Console, database: str) -> None:
         self._folder = folder
         self._console = console
+        self._database = database
+        self._certificates = write_certificates(folder.path / "certificates", ["127.0.0.1", "localhost"])
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._keep: list[IO[bytes]] = []
 
-    def start_superlink(self, database: str) -> SuperLink:
-        certificates = write_certificates(self._folder.path / "certificates", ["127.0.0.1", "localhost"])
+    def start_superlink(self) -> None:
+        """Start it on a free port; `conduct` waits until it answers."""
         home = self._folder.path / "flwr"
-        home.mkdir()
-        return start_superlink(
-            certificates, port=free_ports(1)[0], home=home, log=self._log("superlink"), database=database
+        home.mkdir(exist_ok=True)
+        self._port = free_ports(1)[0]
+        self._superlink = start_superlink(
+            self._certificates, port=self._port, home=home, log=self._log("superlink"), database=self._database
+        )
+
+    def _answering_superlink(self) -> Control:
+        """Its control API, once it answers. A port that another program took in the meantime is no reason to give up."""
+        for attempt in range(_PORTS_TRIED):
+            if attempt:
+                self.start_superlink()
+            control = Control(self._superlink)
+            try:
+                control.wait_until_ready()
+                return control
+            except ProcessError:
+                control.close()
+                if not is_taken(self._port):
+                    raise
+        raise ProcessError(
+            f"the SuperLink could not start: {_PORTS_TRIED} times another program took the port of 127.0.0.1 that was to be its own "
+            f"(at last {self._port}); run it again"
         )
 
     def init_sites(self, profiles: Mapping[str, Path], study_path: Path) -> None:
@@ -99,11 +120,11 @@ class _Federation:
             if process.returncode != 0:
                 raise ProcessError(f"{site}: {output.decode(errors='replace').strip()}")
 
-    def conduct(self, superlink: SuperLink, sites: list[str]) -> None:
+    def conduct(self, sites: list[str]) -> None:
         """Admit the nodes, start them, submit the run, and watch it to its end."""
-        control = Control(superlink)
+        control = self._answering_superlink()
+        superlink = self._superlink
         try:
-            control.wait_until_ready()
             threads = max(1, (os.cpu_count() or 1) // len(sites))
             for site in sites:
                 control.register(site, self._site(site) / "keys" / "node.pub")
@@ -116,12 +137,7 @@ class _Federation:
                 )  # fmt: skip
             run_id = control.start_run(app_bundle(), {"run-dir": str(self._folder.path)})
             alive = _Heartbeat(control, run_id, superlink, self._nodes, self._folder)
-            try:
-                watch(self._folder, running=alive, site_progress=lambda: self._progress(sites), console=self._console)
-            except KeyboardInterrupt:
-                with contextlib.suppress(Exception):
-                    control.stop_run(run_id)
-                raise
+            watch(self._folder, running=alive, site_progress=lambda: self._progress(sites), console=self._console)
         finally:
             control.close()
         self._require_finished(sites)
@@ -130,8 +146,11 @@ class _Federation:
         run = self._folder.run()
         if run.state == "finished":
             return
+        if run.state != "failed":  # said before the hospitals' own words are added: these are not for the run's records
+            self._folder.end("failed", _COORDINATOR_ENDED, ProcessError.code)
+            run = self._folder.run()
         told = "".join(f"\n  {site}: {line}" for site in sites if (line := self._last_error(site)))
-        reason = run.reason or "the coordinator's process ended before the run did; see logs/superlink.log"
+        reason = run.reason or _COORDINATOR_ENDED
         error = QuorumError if run.code == QuorumError.code else ProcessError
         raise error(reason + (f"\nThe hospitals' own logs say (this text never left them):{told}" if told else ""))
 
@@ -215,9 +234,47 @@ def _by_site(paths: list[Path]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _note_end(folder: RunFolder, reason: str, code: str | None) -> None:
-    if (folder.path / "run.json").exists() and folder.run().state not in ("failed", "finished", "stopped"):
-        folder.end("failed" if code else "stopped", reason, code)
+@contextlib.contextmanager
+def _ended_properly(folder: RunFolder) -> Iterator[None]:
+    """However the block ends, no process is left. Then run.json says why a run ended early; what never was a run leaves no file."""
+    adopt_orphans()
+    try:
+        yield
+    except BaseException as problem:
+        with _deaf():
+            end_descendants()  # first: none of them writes into the folder any more
+            _record_end(folder, problem)
+        raise
+    with _deaf():
+        end_descendants()
+
+
+def _record_end(folder: RunFolder, problem: BaseException) -> None:
+    if not (folder.path / "run.json").exists():
+        for leftover in folder.path.iterdir():
+            if leftover.name != LOCK:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        return
+    if folder.run().state in ("failed", "finished", "stopped"):
+        return
+    with contextlib.suppress(StorageError):  # a full disk: the reason is told on the terminal at least
+        if isinstance(problem, KeyboardInterrupt):
+            folder.end("stopped", "stopped by hand; the rounds that were finished are kept")
+        elif isinstance(problem, ConsiliumError):
+            folder.end("failed", str(problem), problem.code)
+        else:
+            folder.end("failed", "consilium-server met an unexpected error", UNEXPECTED_CODE)
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """A second Ctrl-C must not cut short what the first one began."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
