@@ -19,10 +19,11 @@ from types import SimpleNamespace
 
 from client.site_folder import SiteFolder
 from shared.errors import ProcessError
+from shared.pacing import Pacing
 from shared.processes import free_ports
 
-#: Longest wait of the SuperNode between two looks for a message, and between two looks for a reply.
-LONGEST_WAIT_S = 0.25
+#: First and longest wait of the SuperNode between two looks for a message, and between two looks for a reply.
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 0.5
 
 QUIET_FLOWER = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
@@ -70,11 +71,21 @@ def _run_supernode(folder: SiteFolder, superlink: str, ca: Path, port: int) -> N
 
 
 def shorten_waits(module: object, longest_s: float) -> None:
-    """Cap `time.sleep` as `module` sees it. Raises ProcessError where the module no longer keeps time that way."""
+    """Let `module` sleep in short waits that grow up to `longest_s`. Raises ProcessError where it no longer keeps time that way."""
     if getattr(module, "time", None) is not time:
         raise ProcessError(f"{module} has no attribute 'time': this release was made for flwr 1.41.0")
+    module.time = SimpleNamespace(**{**vars(time), "sleep": _paced(time.sleep, longest_s)})  # type: ignore[attr-defined]
 
-    def capped(sleep: Callable[[float], None]) -> Callable[[float], None]:
-        return lambda seconds: sleep(min(seconds, longest_s))
 
-    module.time = SimpleNamespace(**{**vars(time), "sleep": capped(time.sleep)})  # type: ignore[attr-defined]
+def _paced(sleep: Callable[[float], None], longest_s: float) -> Callable[[float], None]:
+    """`sleep` in growing waits. The SuperNode sleeps 3 s for want of a message and 0.5 s for want of a reply: a change starts anew."""
+    pacing, last = Pacing(FIRST_WAIT_S, longest_s), 0.0
+
+    def paced(seconds: float) -> None:
+        nonlocal last
+        if seconds != last:
+            pacing.restart()
+            last = seconds
+        sleep(min(seconds, pacing.wait_s()))
+
+    return paced

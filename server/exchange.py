@@ -31,8 +31,9 @@ from shared.messages import (
     Kind,
     read_answer,
 )
+from shared.pacing import Pacing
 
-POLL_SECONDS = 0.1
+FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.05, 0.75
 ONLINE_CHECK_SECONDS = 5.0
 
 #: A message lives this many deadlines in Flower, so that an answer that comes too late is seen to be late.
@@ -126,15 +127,18 @@ class Exchange:
         Arrivals of other messages (late ones) are among them: look at `asked`.
         """
         checked = time.monotonic()
+        pacing = Pacing(FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS)
         yield from self._late()
         while self.outstanding(kind, number):
-            yield from self.collect()
+            for arrival in self.collect():
+                pacing.restart()
+                yield arrival
             if time.monotonic() - checked > ONLINE_CHECK_SECONDS:
                 checked = time.monotonic()
                 yield from self._gone(kind, number)
                 yield from self._late()
             if self.outstanding(kind, number):
-                time.sleep(POLL_SECONDS)
+                time.sleep(pacing.wait_s())
 
     def _late(self) -> Iterator[Arrival]:
         """Answers to messages that were given up, without their arrays; each message is forgotten when Flower forgets it."""

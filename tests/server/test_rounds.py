@@ -33,7 +33,8 @@ ARRAYS = {"w": np.linspace(-1, 1, 200, dtype=np.float32).reshape(10, 20), "b": n
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "POLL_SECONDS", 0.002)
+    monkeypatch.setattr(exchange, "FIRST_POLL_SECONDS", 0.002)
+    monkeypatch.setattr(exchange, "LONGEST_POLL_SECONDS", 0.002)
     monkeypatch.setattr(exchange, "ONLINE_CHECK_SECONDS", 0.02)
 
 
