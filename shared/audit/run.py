@@ -174,8 +174,13 @@ def _aggregation(files: RunFiles) -> Check:
                 "not checkable",
                 f"round {record.round}: no stored update of {', '.join(absent)} (federation.keep_updates)",
             )
+        if set(record.weights) != set(updates):
+            return Check(name, "violated", f"round {record.round}: weights and updates are of different sites")
         for site, path in updates.items():
-            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+            try:
+                stored = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as problem:
+                return Check(name, "violated", f"{path}: can't be read as an update: {problem}")
             if flat_digest(encode(np.asarray(stored), files.study.federation.wire)) != record.update_digests.get(site):
                 return Check(
                     name, "violated", f"round {record.round}: the stored update of {site} is not the one that arrived"
