@@ -28,11 +28,20 @@ $(STAMP): pyproject.toml constraints-cpu.txt
 	$(if $(CONSTRAINT),PIP_CONSTRAINT=$(CONSTRAINT)) $(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)
-	@$(BIN)/python -m benchmarks.demo_data $(DEMO_DATA)
+demo: $(STAMP) $(DEMO_DATA)/.complete
 	@rm -rf $(DEMO_RUN)
 	CONSILIUM_DEMO_DATA=$(abspath $(DEMO_DATA)) $(BIN)/consilium-server local configs/demo.yaml sites/demo/* --run-dir $(DEMO_RUN)
-	@$(BIN)/consilium-server learned $(DEMO_RUN)
+	$(BIN)/consilium-server learned $(DEMO_RUN)
+
+# Synthetic mammograms of three hospitals, made once.
+$(DEMO_DATA)/.complete: $(STAMP) $(wildcard client/phantom/*.py)
+	@rm -rf $(DEMO_DATA) && mkdir -p $(DEMO_DATA)
+	@echo "Writing synthetic mammograms of three hospitals into $(DEMO_DATA) ..."
+	@$(BIN)/consilium-site phantom $(DEMO_DATA)/anna --patients 100 --seed 1 --scanner halide & one=$$!; \
+	 $(BIN)/consilium-site phantom $(DEMO_DATA)/bertha --patients 100 --seed 2 --scanner cassette & two=$$!; \
+	 $(BIN)/consilium-site phantom $(DEMO_DATA)/clara --patients 100 --seed 3 --scanner panel & three=$$!; \
+	 wait $$one && wait $$two && wait $$three
+	@touch $@
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -30,6 +30,9 @@ MANUFACTURER = "Consilium synthetic phantom"
 _IMPLEMENTATION = UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_DNS, 'phantom.consilium').int}")
 _DATE = "20000101"
 
+#: Named, since pydicom otherwise takes what it finds first, and GDCM's RLE encoder can end the process on odd sizes.
+_ENCODERS = {Encoding.RLE: "pydicom", Encoding.JPEG2000_LOSSLESS: "pylibjpeg"}
+
 
 def uid_for(*names: str | int) -> str:
     """The UID that belongs to a list of names: the same for the same names."""
@@ -90,7 +93,7 @@ def write_image(
     image.PixelData = stored + b"\0" * (len(stored) % 2)
     image["PixelData"].VR = "OW" if wide else "OB"
     if encoding is not Encoding.EXPLICIT:
-        image.compress(UID(encoding.value), generate_instance_uid=False)
+        image.compress(UID(encoding.value), generate_instance_uid=False, encoding_plugin=_ENCODERS[encoding])
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save_as(path, enforce_file_format=True)
 
