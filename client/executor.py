@@ -21,6 +21,7 @@ from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
 from shared.errors import ProcessError
+from shared.flower_waits import quieten_logs, shorten_back_off
 from shared.processes import die_with_parent
 
 
@@ -79,6 +80,8 @@ def main() -> None:
     """Import what the tasks will need, then take tasks until the SuperNode ends."""
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    quieten_logs()
+    shorten_back_off()
     import client.app  # noqa: F401  (its imports are what the forks share)
 
     gc.collect()

@@ -1,6 +1,7 @@
 """The hospital's SuperNode: Flower's own, in this process, with three changes.
 
-- Its waits of 3 s (nothing to do) and 0.5 s (is the reply there?) are capped, since they are most of a small round.
+- Its waits of 3 s (nothing to do), 0.5 s (is the reply there?) and 1 to 10 s (is the next piece there?) are capped, since they are
+  most of a small round.
 - Tasks are run by `client.executor`, which has imported PyTorch already, and which needs a secret to take them.
 - Nothing is reported to Flower's makers, and no update is looked for.
 
@@ -19,6 +20,7 @@ from types import SimpleNamespace
 
 from client.site_folder import SiteFolder
 from shared.errors import ProcessError
+from shared.flower_waits import quieten_logs, shorten_back_off
 from shared.pacing import Pacing
 from shared.processes import free_ports
 
@@ -31,7 +33,8 @@ QUIET_FLOWER = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 def run_node(folder: SiteFolder, superlink: str, ca: Path, threads: int | None = None) -> None:
     """Connect to `superlink` (host:port) and work until told to stop; ends only by a signal or an error of Flower's."""
     profile = folder.profile()
-    os.environ.update(QUIET_FLOWER, FLWR_HOME=str(folder.path / "flwr"), FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.05")
+    quieten_logs()
+    os.environ.update(QUIET_FLOWER, FLWR_HOME=str(folder.path / "flwr"), FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.2")
     port = free_ports(1)[0]
     executor = subprocess.Popen(
         [sys.executable, "-m", "client.executor", f"127.0.0.1:{port}", str(folder.executor_secret)],
@@ -56,6 +59,7 @@ def _run_supernode(folder: SiteFolder, superlink: str, ca: Path, port: int) -> N
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     shorten_waits(internal, LONGEST_WAIT_S)
+    shorten_back_off()
     sys.argv = [
         "flower-supernode",
         *("--root-certificates", str(ca)),

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 
 from server.run_folder import Miss
 from shared.errors import InstructionError
+from shared.flower_waits import shorten_back_off
 from shared.messages import (
     ANSWER,
     BODY,
@@ -67,6 +68,7 @@ class Exchange:
     """Outstanding messages of one run. `names` are the sites' names as registered, by which Flower's nodes are known."""
 
     def __init__(self, grid: Grid, expected: Iterable[str]) -> None:
+        shorten_back_off()
         self._grid = grid
         self._expected = frozenset(expected)
         self._open: dict[str, Asked] = {}

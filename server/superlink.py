@@ -53,7 +53,7 @@ def start_superlink(
         **os.environ,
         **QUIET_FLOWER,
         "FLWR_HOME": str(home),
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",  # it has one task, the ServerApp, and asks for more all through the run
         "PATH": bin_folder + os.pathsep + os.environ.get("PATH", ""),  # it starts flower-superexec by name
         "NO_PROXY": "127.0.0.1,localhost",
     }

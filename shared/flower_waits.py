@@ -1,0 +1,31 @@
+"""Flower's waits, shortened: its fixed back-offs are most of a small round.
+
+The names that are changed are private to Flower; its version is pinned, and a missing name ends the process before it connects.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from shared.errors import ProcessError
+
+#: First and longest wait (s) for a piece of a message that its sender has announced but not yet sent; Flower's own: 1 and 10.
+FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 0.1, 0.5
+
+
+def shorten_back_off() -> None:
+    """Look for announced pieces sooner, in this process. Raises ProcessError where this Flower has no such setting."""
+    from flwr.supercore.inflatable import inflatable_utils
+
+    wanted = {"initial_backoff": FIRST_BACK_OFF_S, "backoff_cap": LONGEST_BACK_OFF_S, "max_tries_per_object": None}
+    for name in ("pull_objects", "pull_and_inflate_object_from_tree"):
+        defaults = getattr(getattr(inflatable_utils, name, None), "__kwdefaults__", None)
+        if defaults is None or not {*wanted, "max_time"} <= defaults.keys():
+            raise ProcessError(f"flwr's {name} has other settings than expected: this release was made for flwr 1.41.0")
+        defaults.update(wanted)  # max_time still ends a pull whose sender has gone
+
+
+def quieten_logs() -> None:
+    """One line a message and not one a request: each process asks several times a second."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("flwr").propagate = False  # it has a handler of its own
