@@ -37,10 +37,9 @@ demo: $(STAMP) $(DEMO_DATA)/.complete
 $(DEMO_DATA)/.complete: $(STAMP) $(wildcard client/phantom/*.py)
 	@rm -rf $(DEMO_DATA) && mkdir -p $(DEMO_DATA)
 	@echo "Writing synthetic mammograms of three hospitals into $(DEMO_DATA) ..."
-	@$(BIN)/consilium-site phantom $(DEMO_DATA)/anna --patients 100 --seed 1 --scanner halide & one=$$!; \
-	 $(BIN)/consilium-site phantom $(DEMO_DATA)/bertha --patients 100 --seed 2 --scanner cassette & two=$$!; \
-	 $(BIN)/consilium-site phantom $(DEMO_DATA)/clara --patients 100 --seed 3 --scanner panel & three=$$!; \
-	 wait $$one && wait $$two && wait $$three
+	@$(BIN)/consilium-site phantom $(DEMO_DATA)/anna --patients 100 --seed 1 --scanner halide
+	@$(BIN)/consilium-site phantom $(DEMO_DATA)/bertha --patients 100 --seed 2 --scanner cassette
+	@$(BIN)/consilium-site phantom $(DEMO_DATA)/clara --patients 100 --seed 3 --scanner panel
 	@touch $@
 
 test: $(STAMP)

@@ -55,6 +55,8 @@ def phantom(
 
     Example: consilium-site phantom data/anna --patients 80 --seed 1 --scanner NAME
     """
+    import os
+
     from rich.progress import Progress
 
     from client.phantom import SCANNERS, write_phantom
@@ -71,6 +73,7 @@ def phantom(
             seed=seed,
             scanner=scanner,
             prevalence=prevalence,
+            workers=os.cpu_count() or 1,
             progress=lambda done, total: bar.update(line, completed=done, total=total),
         )
     Console().print(f"{folder}: {patients} synthetic patients, scanner {scanner}, seed {seed}", soft_wrap=True)
