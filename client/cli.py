@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from shared.errors import ConsiliumError
 
@@ -76,7 +77,9 @@ def phantom(
             workers=os.cpu_count() or 1,
             progress=lambda done, total: bar.update(line, completed=done, total=total),
         )
-    Console().print(f"{folder}: {patients} synthetic patients, scanner {scanner}, seed {seed}", soft_wrap=True)
+    Console().print(
+        f"{folder}: {patients} synthetic patients, scanner {scanner}, seed {seed}", soft_wrap=True, markup=False
+    )
 
 
 @app.command()
@@ -97,7 +100,9 @@ def init(
     made = SiteFolder.create(folder, load_profile(profile))
     if study is not None and approve is not None:
         made.approve(study, by="consilium-site init --approve", study_folder=approve.parent)
-    Console().print(f"{folder}: made; give {folder / 'keys' / 'node.pub'} to the coordinator", soft_wrap=True)
+    Console().print(
+        f"{folder}: made; give {folder / 'keys' / 'node.pub'} to the coordinator", soft_wrap=True, markup=False
+    )
 
 
 @app.command()
@@ -145,7 +150,8 @@ def main() -> None:
     try:
         app()
     except ConsiliumError as problem:
-        Console(stderr=True).print(f"[bold red]{problem.code}[/] {problem}", soft_wrap=True, highlight=False)
+        said = Text.assemble((problem.code, "bold red"), f" {problem}")  # no markup: a path may hold brackets
+        Console(stderr=True).print(said, soft_wrap=True, highlight=False)
         sys.exit(problem.exit_code)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from shared.errors import ConsiliumError
 
@@ -55,7 +56,7 @@ def local(
         console.print("Stopped; nothing is left running, and the rounds that were finished are kept.")
         raise typer.Exit(130) from None
     json_path, html_path = write_report(folder)
-    console.print(f"Report: {html_path}  (figures: {json_path})", soft_wrap=True)
+    console.print(f"Report: {html_path}  (figures: {json_path})", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -68,7 +69,7 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run, finish
     from server.run_folder import RunFolder
 
     json_path, html_path = write_report(RunFolder(run_dir))
-    Console().print(f"{html_path}\n{json_path}", soft_wrap=True)
+    Console().print(f"{html_path}\n{json_path}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -94,7 +95,8 @@ def main() -> None:
     try:
         app()
     except ConsiliumError as problem:
-        Console(stderr=True).print(f"[bold red]{problem.code}[/] {problem}", soft_wrap=True, highlight=False)
+        said = Text.assemble((problem.code, "bold red"), f" {problem}")  # no markup: a path may hold brackets
+        Console(stderr=True).print(said, soft_wrap=True, highlight=False)
         sys.exit(problem.exit_code)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from rich.console import Console
 from server.certificates import write_certificates
 from server.live import SiteProgress, watch
 from server.run_folder import Event, RunFolder
-from server.starting_model import LOCK, check_sites, claim_folder, fill_folder
+from server.starting_model import LOCK, check_sites, claim_folder, fill_folder, require_empty
 from server.superlink import IN_MEMORY, Control, SuperLink, app_bundle, start_superlink
 from shared.errors import (
     UNEXPECTED_CODE,
@@ -42,6 +43,8 @@ from shared.study import load_study
 
 _COORDINATOR_ENDED = "the coordinator's process ended before the run did; see logs/superlink.log"
 _PORTS_TRIED = 3
+#: Lines that follow the first one of a hospital's error, and are shown.
+_LINES_TOLD = 10
 
 
 def run_local(
@@ -155,12 +158,20 @@ class _Federation:
         raise error(reason + (f"\nThe hospitals' own logs say (this text never left them):{told}" if told else ""))
 
     def _last_error(self, site: str) -> str | None:
-        """The last line of the site's log that names an error code: on one machine we may look."""
+        """The last error with a code in the site's log, with the lines that belong to it: on one machine we may look."""
+        log = self._folder.path / "logs" / f"site-{site}.log"
         try:
-            lines = (self._folder.path / "logs" / f"site-{site}.log").read_text(errors="replace").splitlines()
+            lines = log.read_text(errors="replace").splitlines()
         except OSError:
             return None
-        return next((line.strip() for line in reversed(lines) if "CONS-" in line), None)
+        last = next((number for number in reversed(range(len(lines))) if "CONS-" in lines[number]), None)
+        if last is None:
+            return None
+        told = lines[last][lines[last].index("CONS-") :]
+        if UNEXPECTED_CODE in told:
+            return f"{told}; see {log}"
+        more = itertools.takewhile(lambda line: line.startswith("  "), lines[last + 1 : last + 1 + _LINES_TOLD])
+        return "\n  ".join([told, *more])
 
     def _progress(self, sites: list[str]) -> dict[str, SiteProgress]:
         shown: dict[str, SiteProgress] = {}
@@ -279,8 +290,10 @@ def _deaf() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
-    """Hold the folder's lock. Raises RunFolderError where another process leads a run in it."""
+    """Hold the folder's lock. Raises RunFolderError where another process leads a run in it, or it holds something else."""
     try:
+        if path.is_dir() and not (path / LOCK).exists():
+            require_empty(path)  # before anything is put into somebody's folder
         path.mkdir(parents=True, exist_ok=True)
         stream = (path / LOCK).open("w")
     except OSError as problem:

@@ -5,9 +5,10 @@ Everything that must survive lies in the run folder: the coordinator holds one g
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,7 +48,8 @@ class Coordinator:
         checkpoint = latest_checkpoint(self.folder, self.start.manifest, self.plan.optimiser)
         self._prepare(checkpoint.round)
         for number in range(checkpoint.round + 1, self.plan.rounds + 1):
-            checkpoint = self._round(number, checkpoint)
+            with self._incoming(number) as incoming:
+                checkpoint = self._round(number, checkpoint, incoming)
         self._evaluate(checkpoint)
         self._note("run", phase="done", text="finished")
         self.folder.update_run(state="finished", ended=_now())
@@ -83,7 +85,7 @@ class Coordinator:
         for arrival in self.exchange.wait("prepare", 0):
             self._take_prepared(arrival, missing, timing, sent)
         waited = time.monotonic() - clock - pushed
-        missing += [Miss(site=site, reason="offline") for site in self._never_asked(missing)]
+        missing += self._never_asked(missing)
         self._require_quorum(len(self.prepared), missing, "prepared")
         if number == 0:
             record = RoundRecord(
@@ -99,12 +101,23 @@ class Coordinator:
         }
         self.folder.update_run(sites=self.hellos, resolved=resolved)
 
-    def _round(self, number: int, checkpoint: Checkpoint) -> Checkpoint:
+    @contextlib.contextmanager
+    def _incoming(self, number: int) -> Iterator[Path]:
+        """Where a round's updates lie until they are put together: gone when the round is over, however it ended."""
+        folder = self.folder.path / "rounds" / f".incoming-{number:04d}"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as problem:
+            raise StorageError(f"{folder}: can't be made: {problem.strerror or problem}") from None
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _round(self, number: int, checkpoint: Checkpoint, incoming: Path) -> Checkpoint:
         started, clock = _now(), time.monotonic()
         self._note("round", number=number, phase="train")
-        incoming = self.folder.path / "rounds" / f".incoming-{number:04d}"
-        shutil.rmtree(incoming, ignore_errors=True)
-        incoming.mkdir(parents=True)
         online = self.exchange.online()
         ready = {site: node for site, node in online.items() if site in self.prepared}
         self._invite_latecomers(online)
@@ -129,7 +142,7 @@ class Coordinator:
                     self._note_miss(number, miss)
             busy += time.monotonic() - begun
         waited = time.monotonic() - clock - pushed - busy
-        missing += [Miss(site=site, reason="offline") for site in self._never_asked(missing, trained)]
+        missing += self._never_asked(missing, trained)
         self._require_quorum(len(trained), missing, f"finished round {number}")
 
         self._note("round", number=number, phase="aggregate")
@@ -151,7 +164,6 @@ class Coordinator:
             self.folder, record, following, self.start.manifest, incoming if self.plan.keep_updates else None
         )
         self.late, self.latecomers = [], {}
-        shutil.rmtree(incoming, ignore_errors=True)
         self._note(
             "round",
             number=number,
@@ -180,7 +192,7 @@ class Coordinator:
                 missing.append(miss)
                 self._note_miss(checkpoint.round, miss)
         total = time.monotonic() - clock
-        missing += [Miss(site=site, reason="offline") for site in self._never_asked(missing, results)]
+        missing += self._never_asked(missing, results)
         timing = RoundTiming(push=pushed, wait=total - pushed, aggregate=0, checkpoint=0, total=total)
         self.folder.write(
             "evaluation.json",
@@ -285,9 +297,11 @@ class Coordinator:
         }
         self._send("prepare", 0, fresh, self.start.flat, self.plan.prepare_deadline_s)
 
-    def _never_asked(self, missing: list[Miss], present: Mapping[str, object] | None = None) -> list[str]:
+    def _never_asked(self, missing: list[Miss], present: Mapping[str, object] | None = None) -> list[Miss]:
+        """The sites that got no message: they were away, or had refused to prepare, which then is the reason."""
         known = {miss.site for miss in missing} | set(present if present is not None else self.prepared)
-        return sorted(set(self.expected) - known)
+        away = sorted(set(self.expected) - known)
+        return [self.refused_to_prepare.get(site) or Miss(site=site, reason="offline") for site in away]
 
     def _weights(self, trained: Mapping[str, Trained]) -> dict[str, float]:
         rule = self.plan.weighting

@@ -19,14 +19,19 @@ LOCK = ".lock"
 
 def claim_folder(path: Path) -> RunFolder:
     """Make `path` an empty run folder. Raises RunFolderError where it holds something already, StorageError."""
-    if path.exists() and any(child.name != LOCK for child in path.iterdir()):
-        raise RunFolderError(f"{path}: already holds something; choose another folder, or remove this one first")
+    require_empty(path)
     try:
         for name in ("rounds", "logs", "model"):
             (path / name).mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise StorageError(f"{path}: can't be made: {problem.strerror or problem}") from None
     return RunFolder(path)
+
+
+def require_empty(path: Path) -> None:
+    """Raises RunFolderError where the folder is there and holds something."""
+    if path.exists() and any(child.name != LOCK for child in path.iterdir()):
+        raise RunFolderError(f"{path}: already holds something; choose another folder, or remove this one first")
 
 
 def fill_folder(folder: RunFolder, study: Study, sites: list[str], *, weights_root: Path) -> None:
@@ -67,4 +72,7 @@ def check_sites(study: Study, sites: list[str]) -> None:
     if isinstance(weighting, dict) and set(weighting) != set(sites):
         raise StudyError(f"the study's weighting names {sorted(weighting)}, but the run's sites are {sorted(sites)}")
     if study.federation.quorum > len(sites):
-        raise StudyError(f"the study's quorum is {study.federation.quorum}, but the run has only {len(sites)} sites")
+        count = f"{len(sites)} site{'s' if len(sites) != 1 else ''} ({', '.join(sorted(sites))})"
+        raise StudyError(
+            f"the study's quorum is {study.federation.quorum}, but the run has {count}; add sites, or lower federation.quorum"
+        )

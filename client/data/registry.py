@@ -38,7 +38,11 @@ def open_holding(profile: Profile, *, unit: Unit) -> Holding:
         shown = "; ".join(str(problem) for problem in holding.problems[:3])
         more = f"; and {len(holding.problems) - 3} more" if len(holding.problems) > 3 else ""
         raise DataError(
-            f"{len(holding.problems)} files or rows can't be used: {shown}{more}. "
-            "Repair or remove them, or let the profile say data.unreadable: skip"
+            f"{_count(len(holding.problems))} can't be used: {shown}{more}. "
+            "Repair or remove what is at fault, or let the profile say data.unreadable: skip"
         )
     return holding
+
+
+def _count(problems: int) -> str:
+    return "1 file or row" if problems == 1 else f"{problems} files or rows"

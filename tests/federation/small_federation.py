@@ -6,6 +6,8 @@ whoever their parent has become.
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import shutil
 import signal
@@ -120,15 +122,50 @@ def write_hospitals(folder: Path) -> dict[str, Path]:
     for site, seed, scanner in HOSPITALS:
         made[site] = folder / site
         write_phantom(made[site], patients=PATIENTS, seed=seed, scanner=scanner, prevalence=0.5)
-    rename_patient(made["anna"], "P_00001", SECRET)
+    rename_a_patient(made["anna"], SECRET)
     return made
 
 
-def rename_patient(root: Path, old: str, new: str) -> None:
-    for table in root.glob("*.csv"):
-        table.write_text(table.read_text(encoding="utf-8").replace(old, new), encoding="utf-8", newline="")
+def tables(root: Path) -> list[Path]:
+    return sorted(root.glob("*.csv"))
+
+
+def rows(table: Path) -> list[dict[str, str]]:
+    with table.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_rows(table: Path, kept: Sequence[Mapping[str, str]], *, without: str = "") -> None:
+    """Replace the table (a hard link's other name keeps the old one), leaving out one column."""
+    columns = [name for name in rows(table)[0] if name != without]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(kept)
+    replace_file(table, text.getvalue().encode())
+
+
+def rename_a_patient(root: Path, new: str) -> None:
+    """Give the first patient of the training table another id, in tables and file names."""
+    old = rows(root / "calc_case_description_train_set.csv")[0]["patient_id"]
+    for table in tables(root):
+        replace_file(table, table.read_bytes().replace(old.encode(), new.encode()))
     for path in [path for path in root.rglob(f"*{old}*") if path.is_dir()]:
         path.rename(path.with_name(path.name.replace(old, new)))
+
+
+def coordinators_files(run_dir: Path) -> Iterator[Path]:
+    """All files of a local run that a coordinator on a machine of its own would have."""
+    for path in sorted(run_dir.rglob("*")):
+        inside = path.relative_to(run_dir).as_posix()
+        if path.is_file() and not inside.startswith(("sites/", "logs/site-")):
+            yield path
+
+
+def holds(path: Path, text: str) -> bool:
+    """Whether the file has `text` in one of the forms in which Python, NumPy and JSON write it."""
+    content = path.read_bytes()
+    return any(text.encode(form) in content for form in ("utf-8", "utf-16-le", "utf-32-le"))
 
 
 def copied(data: Path, target: Path) -> Path:
@@ -137,9 +174,9 @@ def copied(data: Path, target: Path) -> Path:
     return target
 
 
-def first_mammogram(root: Path) -> Path:
+def first_mammogram(root: Path, patient: str = "*") -> Path:
     """The first mammogram by path (a folder that ends in its view; those of crops and masks end in a number)."""
-    return min(path for view in ("CC", "MLO") for path in root.glob(f"CBIS-DDSM/*_{view}/**/*.dcm"))
+    return min(path for view in ("CC", "MLO") for path in root.glob(f"CBIS-DDSM/*_{patient}_*_{view}/**/*.dcm"))
 
 
 def replace_file(path: Path, content: bytes) -> None:

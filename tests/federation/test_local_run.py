@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ from small_federation import (
     alive,
     assert_gone,
     command,
+    coordinators_files,
+    holds,
     local,
     run,
     under_way,
@@ -167,28 +169,16 @@ def test_the_hospitals_page_is_nowhere_among_the_coordinators_files(undisturbed:
     assert pages.isdisjoint(file_digest(path) for path in coordinators_files(undisturbed.path))
 
 
-def coordinators_files(run_dir: Path) -> Iterator[Path]:
-    """All that a coordinator on a machine of its own would have."""
-    for path in sorted(run_dir.rglob("*")):
-        inside = path.relative_to(run_dir).as_posix()
-        if path.is_file() and not inside.startswith(("sites/", "logs/site-")):
-            yield path
-
-
-def holds(path: Path, text: str) -> bool:
-    """Whether the file has `text` in one of the forms in which Python, NumPy and JSON write it."""
-    content = path.read_bytes()
-    return any(text.encode(form) in content for form in ("utf-8", "utf-16-le", "utf-32-le"))
-
-
-def test_no_patient_id_and_no_file_name_reaches_the_coordinator(undisturbed: Run, repeated: Disturbed) -> None:
+def test_no_patient_id_and_no_file_name_reaches_the_coordinator(
+    undisturbed: Run, repeated: Disturbed, hospitals: dict[str, Path]
+) -> None:
     for one in (undisturbed, repeated):
         assert holds(one.site_files("anna") / "cohort.npz", SECRET)  # it was there to be told
         seen = list(coordinators_files(one.path))
         assert {"superlink.log", "run.json", "round.json", "evaluation.json", "model.safetensors"} <= {
             path.name for path in seen
         }
-        assert [path for path in seen if holds(path, SECRET) or holds(path, "CBIS-DDSM")] == []
+        assert [path for path in seen if holds(path, SECRET) or holds(path, str(hospitals["anna"]))] == []
     assert "state.db" in {path.name for path in coordinators_files(repeated.path)}
 
 

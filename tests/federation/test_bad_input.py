@@ -1,0 +1,261 @@
+"""Bad input through the real commands: one sentence that names the file or key and what to do, an exit status that is not 0, nothing
+half-written, no traceback, no process left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from small_federation import (
+    SECRET,
+    Finished,
+    assert_gone,
+    coordinators_files,
+    copied,
+    first_mammogram,
+    holds,
+    local,
+    replace_file,
+    rows,
+    run,
+    tables,
+    write_profile,
+    write_rows,
+    write_study,
+)
+
+from server.run_folder import RunFolder
+
+pytestmark = pytest.mark.federation
+
+#: Nothing but rounds: no SVM, no baseline.
+ROUNDS_ONLY = {
+    "head": None,
+    "evaluation": {"baseline": False},
+    "training": {"optimiser": "sgd", "optimiser_state": "reset"},
+    "federation": {"quorum": 1, "rounds": 1, "wire": "fp32"},
+}
+
+
+def assert_sentence(finished: Finished, *phrases: str, code: int) -> None:
+    assert finished.code == code, finished.output
+    assert "Traceback" not in finished.output, finished.output
+    for phrase in phrases:
+        assert phrase in finished.sentence, finished.output
+    assert re.search(r"CONS-\d{3} ", finished.sentence)
+    assert_gone(finished.mark)
+
+
+def line_of(path: Path, text: str) -> int:
+    return next(number for number, line in enumerate(path.read_text().splitlines(), 1) if text in line)
+
+
+# -- what is refused before anything is started ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_site(tmp_path: Path) -> Path:
+    return write_profile(tmp_path / "profiles" / "anna", "anna", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "phrase"),
+    [
+        ({"training": {"learning_rat": 0.1}}, "learning_rat:", "unknown key 'learning_rat' in training; did you mean 'learning_rate'?"),
+        ({"federaton": {"rounds": 1}}, "federaton:", "unknown key 'federaton'; did you mean 'federation'?"),
+        ({"training": {"batch_size": "many"}}, "batch_size:", "training.batch_size"),
+        ({"training": {"learning_rate": -1}}, "learning_rate:", "but got -1"),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_of_a_study_is_named_with_file_line_and_the_nearest_right_one(
+    changes: Mapping[str, Any], key: str, phrase: str, one_site: Path, tmp_path: Path
+) -> None:
+    study = write_study(tmp_path / "study.yaml", changes)
+    finished = run(local(study, [one_site], tmp_path / "run"), cwd=tmp_path)
+    assert_sentence(finished, f"{study}:{line_of(study, key)}: ", phrase, code=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_keys_of_a_study_are_each_named(one_site: Path, tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study.yaml")
+    kept = [
+        line for line in study.read_text().splitlines() if not line.startswith("seed:") and "batch_size" not in line
+    ]
+    study.write_text("\n".join(kept))
+    finished = run(local(study, [one_site], tmp_path / "run"), cwd=tmp_path)
+    assert_sentence(finished, "key 'seed' is missing", "key 'training.batch_size' is missing", str(study), code=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_no_study_or_is_not_there(one_site: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.yaml").write_text("schema: [consilium/study/1\nname: x\n")
+    torn = run(local(tmp_path / "torn.yaml", [one_site], tmp_path / "run"), cwd=tmp_path)
+    assert_sentence(torn, "torn.yaml:", "not valid YAML", code=2)
+    absent = run(local(tmp_path / "absent.yaml", [one_site], tmp_path / "run"), cwd=tmp_path)
+    assert_sentence(absent, "absent.yaml: no such file", code=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_profile_whose_environment_variable_is_not_set(tmp_path: Path) -> None:
+    site = write_profile(tmp_path / "anna", "anna", "${CONSILIUM_NO_SUCH_VARIABLE}/anna")
+    finished = run(local(write_study(tmp_path / "study.yaml"), [site], tmp_path / "run"), cwd=tmp_path)
+    assert_sentence(
+        finished, str(site / "profile.yaml"), "data.root", "environment variable CONSILIUM_NO_SUCH_VARIABLE is not set", code=2
+    )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_profiles_with_one_name(one_site: Path, tmp_path: Path) -> None:
+    other = write_profile(tmp_path / "other", "anna", tmp_path)
+    finished = run(local(write_study(tmp_path / "study.yaml"), [one_site, other], tmp_path / "run"), cwd=tmp_path)
+    assert_sentence(finished, str(other), str(one_site), "site name 'anna'", "must differ", code=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_quorum_larger_than_the_sites(one_site: Path, tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study.yaml", {"federation": {"quorum": 3}})
+    finished = run(local(study, [one_site], tmp_path / "run"), cwd=tmp_path)
+    assert_sentence(finished, "quorum is 3", "1 site (anna)", "lower federation.quorum", code=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_something_is_left_as_it_is(one_site: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "letter.txt").write_text("dear")
+    finished = run(local(write_study(tmp_path / "study.yaml", ROUNDS_ONLY), [one_site], mine), cwd=tmp_path)
+    assert_sentence(finished, f"{mine}: already holds something", "choose another folder", code=2)
+    assert [path.name for path in mine.iterdir()] == ["letter.txt"]
+    in_the_way = run(
+        local(write_study(tmp_path / "study.yaml", ROUNDS_ONLY), [one_site], mine / "letter.txt"), cwd=tmp_path
+    )
+    assert_sentence(in_the_way, "letter.txt", "can't be made", code=2)
+    assert (mine / "letter.txt").read_text() == "dear"
+
+
+def test_a_name_with_brackets_is_told_as_it_is(tmp_path: Path) -> None:
+    site = write_profile(tmp_path / "anna [/old]", "anna", "${CONSILIUM_NO_SUCH_VARIABLE}/[red]anna")
+    finished = run(local(write_study(tmp_path / "study.yaml"), [site], tmp_path / "run"), cwd=tmp_path)
+    assert_sentence(finished, str(site), "'${CONSILIUM_NO_SUCH_VARIABLE}/[red]anna'", code=2)
+
+
+def test_starting_weights_that_are_not_there_leave_an_empty_folder(one_site: Path, tmp_path: Path) -> None:
+    weights = {"file": "absent.safetensors", "sha256": "0" * 64, "source": "nowhere"}
+    study = write_study(tmp_path / "study.yaml", {"model": {"weights": weights}, "federation": {"quorum": 1}})
+    finished = run(local(study, [one_site], tmp_path / "run"), cwd=tmp_path)
+    assert finished.code != 0
+    assert_sentence(finished, str(tmp_path / "absent.safetensors"), "no such file", code=finished.code)
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock"}
+
+
+# -- hospitals whose data can't be used --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BadRun:
+    """A run none of whose hospitals could serve it, with the file or folder that was at fault at each."""
+
+    finished: Finished
+    folder: RunFolder
+    at_fault: dict[str, Path]
+
+    def told(self, site: str) -> str:
+        """What the command says of the site, on one line."""
+        return next(
+            line.strip() for line in self.finished.output.splitlines() if line.strip().startswith(f"{site}: 20")
+        )
+
+
+def keep_patients(root: Path, pathologies: Mapping[str, int]) -> None:
+    """Of the patients with findings of one pathology alone, keep so many of each."""
+    found: dict[str, set[str]] = {}
+    for table in tables(root):
+        for row in rows(table):
+            found.setdefault(row["patient_id"], set()).add(row["pathology"].partition("_")[0])
+    kept = {
+        patient
+        for wanted, count in pathologies.items()
+        for patient in sorted(patient for patient, has in found.items() if has == {wanted})[:count]
+    }
+    for table in tables(root):
+        write_rows(table, [row for row in rows(table) if row["patient_id"] in kept])
+
+
+@pytest.fixture(scope="module")
+def bad_run(hospitals: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> BadRun:
+    base = tmp_path_factory.mktemp("bad")
+    roots = {name: base / "data" / name for name in ("columns", "corrupt", "few", "oneclass", "report", "truncated")}
+    for name, root in roots.items():
+        copied(hospitals["clara" if name != "truncated" else "anna"], root)
+    roots["empty"] = base / "data" / "empty"
+    roots["empty"].mkdir()
+    at_fault = dict(roots)
+
+    at_fault["columns"] = tables(roots["columns"])[-1]
+    write_rows(at_fault["columns"], rows(at_fault["columns"]), without="pathology")
+
+    at_fault["corrupt"] = first_mammogram(roots["corrupt"])
+    healthy = at_fault["corrupt"].read_bytes()
+    replace_file(at_fault["corrupt"], healthy[:200] + bytes(reversed(healthy[200:])))
+
+    at_fault["truncated"] = first_mammogram(roots["truncated"], SECRET)
+    replace_file(at_fault["truncated"], at_fault["truncated"].read_bytes()[:-5000])
+
+    at_fault["report"] = first_mammogram(roots["report"])
+    dataset = pydicom.dcmread(at_fault["report"])
+    for keyword in ("PixelData", "Rows", "Columns", "BitsStored", "BitsAllocated", "PhotometricInterpretation"):
+        del dataset[keyword]
+    at_fault["report"].unlink()
+    dataset.save_as(at_fault["report"])
+
+    keep_patients(roots["oneclass"], {"BENIGN": 9})
+    keep_patients(roots["few"], {"BENIGN": 3, "MALIGNANT": 3})
+
+    sites = [write_profile(base / "profiles" / name, name, root) for name, root in roots.items()]
+    study = write_study(base / "study.yaml", {"federation": {"quorum": 1}})
+    finished = run(local(study, sites, base / "run"), cwd=base)
+    return BadRun(finished, RunFolder(base / "run"), at_fault)
+
+
+def test_when_no_hospital_can_serve_the_study_the_run_ends_in_a_sentence(bad_run: BadRun) -> None:
+    assert_sentence(bad_run.finished, "0 of 7 sites prepared, but the quorum is 1", code=3)
+    record = bad_run.folder.run()
+    assert (record.state, record.code) == ("failed", "CONS-300")
+    assert not list(bad_run.folder.path.glob("rounds/*"))
+
+
+@pytest.mark.parametrize(
+    ("site", "code", "phrases"),
+    [
+        ("empty", "CONS-110", ["the folder is empty", "calc_case_description_train_set.csv"]),
+        ("columns", "CONS-110", ["column 'pathology' missing"]),
+        ("corrupt", "CONS-110", ["1 file or row can't be used", "data.unreadable: skip"]),
+        ("truncated", "CONS-111", ["its pixels can't be decoded", "get the file again from its source"]),
+        ("report", "CONS-110", ["a DICOM file without an image", "data.unreadable: skip"]),
+        ("oneclass", "CONS-110", ["class malignant has no patient at all"]),
+        ("few", "CONS-110", ["1 patient in train, but the SVM's 2 folds need 2"]),
+    ],
+)
+def test_each_hospital_is_told_what_is_wrong_with_its_data(
+    bad_run: BadRun, site: str, code: str, phrases: list[str]
+) -> None:
+    told = bad_run.told(site)
+    assert code in told
+    if site not in ("oneclass", "few"):
+        assert str(bad_run.at_fault[site]) in told
+    for phrase in phrases:
+        assert phrase in told
+
+
+def test_the_coordinators_records_hold_codes_and_no_file_names(bad_run: BadRun) -> None:
+    reason = bad_run.folder.run().reason or ""
+    assert reason.count("refused (CONS-11") == 7
+    assert SECRET in bad_run.finished.output  # on one machine the terminal may tell what the hospital's log says
+    names = [SECRET, *(str(path) for path in bad_run.at_fault.values())]
+    for path in coordinators_files(bad_run.folder.path):
+        assert [name for name in names if holds(path, name)] == [], path
