@@ -220,11 +220,18 @@ def _found(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
     positive, many = class_words(report.positive_class), units(report)
     sensitivity, specificity = pooled.sensitivity, pooled.specificity
     passed = "did not call so" if len(report.classes) > 2 else "rightly cleared"
+    ids = sorted({report.stand_ins[site] for site in pooled.sites if site in report.stand_ins})
+    kept_apart = (
+        f"where {joined(ids)} stands in for the patient: nothing of one {joined(ids)} is both in training and in test, "
+        "but a patient may be"
+        if ids
+        else "none of whom was trained on"
+    )
     text = (
         f"Of every 100 {positive} {many}, the {HEADS[head]} found {_of_hundred(report, sensitivity, first=True)}; of every 100 others it "
         f"{passed} {_of_hundred(report, specificity, first=False)}. This was counted on {sensitivity.images} {positive} and "
         f"{specificity.images} other test {many} of {pooled.patients} patients at {len(pooled.sites)} "
-        f"{'hospital' if len(pooled.sites) == 1 else 'hospitals'}, none of whom was trained on."
+        f"{'hospital' if len(pooled.sites) == 1 else 'hospitals'}, {kept_apart}."
     )
     return Statement(text, "plain", "counted")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from server.report import build_report, write_report
 from server.report.build import figure_images
 from server.report.document import markdown
 from server.report.schema import Report
+from server.report.words import summary
 from server.run_folder import FinalRecord, Miss, RunFolder
 from shared.errors import RunFolderError, StorageError
 from shared.results import METRICS
@@ -210,3 +212,12 @@ def test_the_documentation_names_every_field_of_every_part() -> None:
         assert f"## {name}\n" in page
         section = page.split(f"## {name}\n")[1].split("\n## ")[0]
         assert all(f"| `{field}` |" in section for field in part["properties"])
+
+
+def test_where_an_id_stands_in_for_the_patient_no_claim_is_made_about_patients(tmp_path: Path) -> None:
+    def counted(**options: Any) -> str:
+        report = build_report(write_example_run(tmp_path / str(len(options)), **options))
+        return next(one.text for one in summary(report) if one.label == "counted")
+
+    assert counted().endswith("none of whom was trained on.")
+    assert "where lesion_id stands in for the patient" in counted(synthetic=False, stand_in="lesion_id")
