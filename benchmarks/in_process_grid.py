@@ -5,7 +5,6 @@ It holds no reply before it is pulled, so that what a coordinator keeps is all t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
@@ -31,17 +30,15 @@ def transported(message: Message) -> Message:
 
 
 class InProcessGrid(Grid):
-    """Sites by name. While a run goes on, a site may be `offline`, its replies `held` back, or delayed by seconds (`delays`)."""
+    """Sites by name. While a run goes on, a site may be `offline`, or its replies `held` back."""
 
     def __init__(self, sites: Mapping[str, Site]) -> None:
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
         self.sites = dict(sites)
         self.offline: set[str] = set()
         self.held: set[str] = set()
-        self.delays: dict[str, float] = {}
-        self.pushed: list[Message] = []
         self._names = dict(enumerate(sorted(sites), start=100))
-        self._waiting: dict[str, tuple[float, Message]] = {}
+        self._waiting: dict[str, Message] = {}
 
     def set_run(self, run: Run) -> None:
         raise NotImplementedError
@@ -66,17 +63,15 @@ class InProcessGrid(Grid):
         for message in messages:
             identifier = message.object_id
             message.metadata.__dict__["_message_id"] = identifier
-            ready = time.time() + self.delays.get(self._names[message.metadata.dst_node_id], 0.0)
-            self._waiting[identifier] = (ready, message)
-            self.pushed.append(message)
+            self._waiting[identifier] = message
             identifiers.append(identifier)
         return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         replies = []
         for identifier in list(message_ids):
-            ready, message = self._waiting.get(identifier, (float("inf"), None))
-            if message is None or time.time() < ready or self._names[message.metadata.dst_node_id] in self.held:
+            message = self._waiting.get(identifier)
+            if message is None or self._names[message.metadata.dst_node_id] in self.held:
                 continue
             del self._waiting[identifier]
             reply = self.sites[self._names[message.metadata.dst_node_id]](transported(message))

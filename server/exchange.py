@@ -6,6 +6,7 @@ the coordinator's memory holds one update and not one a site.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -116,11 +117,10 @@ class Exchange:
     def collect(self) -> Iterator[Arrival]:
         """Every answer that has come since the last call, and every message whose deadline has passed."""
         for identifier, asked in list(self._open.items()):
-            for message in self._grid.pull_messages([identifier]):
-                if self._open.pop(identifier, None) is None:
-                    continue
-                yield _arrival(message, asked)
-            if identifier in self._open and time.time() > asked.deadline:
+            if (arrival := self._pulled(identifier, asked)) is not None:
+                del self._open[identifier]
+                yield arrival
+            elif time.time() > asked.deadline:
                 yield self._give_up(identifier, "no answer")
 
     def wait(self, kind: Kind, number: int) -> Iterator[Arrival]:
@@ -142,14 +142,22 @@ class Exchange:
             if self.outstanding(kind, number):
                 time.sleep(pacing.wait_s())
 
+    def _pulled(self, identifier: str, asked: Asked) -> Arrival | None:
+        """The answer to one message, if it is there; of Flower's message nothing is kept but that."""
+        arrivals = [_arrival(message, asked) for message in self._grid.pull_messages([identifier])]
+        if not arrivals:
+            return None
+        gc.collect()  # Flower's messages are full of reference cycles: each would hold a model until Python happens to look
+        return arrivals[0]
+
     def _late(self) -> Iterator[Arrival]:
         """Answers to messages that were given up, without their arrays; each message is forgotten when Flower forgets it."""
         for identifier, asked in list(self._given_up.items()):
-            for message in self._grid.pull_messages([identifier]):
-                if self._given_up.pop(identifier, None) is not None and not message.has_error():
-                    arrival = _arrival(message, asked)
+            if (arrival := self._pulled(identifier, asked)) is not None:
+                del self._given_up[identifier]
+                if arrival.miss is None or arrival.miss.reason != "no answer":
                     yield Arrival(asked, arrival.after, arrival.answer, miss=arrival.miss)
-            if time.time() > asked.sent + (asked.deadline - asked.sent) * LATE_FACTOR:
+            elif time.time() > asked.sent + (asked.deadline - asked.sent) * LATE_FACTOR:
                 self._given_up.pop(identifier, None)
 
     def _gone(self, kind: Kind, number: int) -> Iterator[Arrival]:

@@ -193,14 +193,33 @@ def test_a_run_done_twice_ends_in_the_same_bytes(tmp_path: Path, wire: str, opti
     assert runs[0].final_bytes() == runs[1].final_bytes()
 
 
+def arriving_in(order: tuple[str, ...], federation: Federation) -> None:
+    """Let the sites' updates arrive in this order in every round, by holding each back until the one before is there."""
+    grid, following = federation.grid, {**dict(itertools.pairwise(order)), order[-1]: None}
+
+    def then(site: FakeSite, held: Callable[[], set[str]]) -> Callable[[Instruction, Message], Message]:
+        def answer(instruction: Instruction, message: Message) -> Message:
+            grid.held = held()
+            return site.usual(instruction, message)
+
+        return answer
+
+    for name, after in following.items():
+        site = federation.sites[name]
+        site.answers["train"] = then(site, lambda after=after: grid.held - {after} if after else set(order[1:]))
+    last, first = federation.sites[max(order)], federation.sites[order[0]]
+    last.answers["prepare"] = then(last, lambda: set(order[1:]))
+    first.answers["evaluate"] = then(first, set)
+
+
 def test_the_order_of_arrival_does_not_change_a_byte(tmp_path: Path) -> None:
     ends = set()
-    for number, order in enumerate(itertools.permutations(range(3))):
-        federation = Federation.make(tmp_path / str(number), rounds=2)
-        federation.grid.delays = {site: 0.03 * place for site, place in zip(SITES, order, strict=True)}
+    for order in itertools.permutations(SITES):
+        federation = Federation.make(tmp_path / "-".join(order), rounds=2)
+        arriving_in(order, federation)
         federation.conduct()
-        arrived = list(federation.folder.rounds()[1].sites)
-        assert arrived == sorted(SITES, key=lambda site: federation.grid.delays[site])
+        for record in federation.folder.rounds()[1:]:
+            assert tuple(record.sites) == order
         ends.add(federation.final_bytes())
     assert len(ends) == 1
 
@@ -492,12 +511,18 @@ def test_a_node_that_is_not_of_this_run_is_never_asked(tmp_path: Path) -> None:
 
 def test_messages_carry_nothing_but_one_text_and_one_array(tmp_path: Path) -> None:
     federation = Federation.make(tmp_path / "run", rounds=1, wire="bf16")
-    federation.conduct()
-    for message in federation.grid.pushed:
+    anna = federation.sites["anna"]
+
+    def look(instruction: Instruction, message: Message) -> Message:
         assert set(message.content) == {INSTRUCTION, MODEL}
         assert set(message.content[INSTRUCTION]) == {BODY} and set(message.content[MODEL]) == {FLAT}
-        assert message.content[MODEL][FLAT].dtype == "uint16"
+        assert message.content.array_records[MODEL][FLAT].dtype == "uint16"
         assert message.metadata.ttl >= 7200
+        return anna.usual(instruction, message)
+
+    anna.answers = {"prepare": look, "train": look, "evaluate": look}
+    federation.conduct()
+    assert len(anna.seen) == 3
 
 
 def test_weights_by_counts_are_those_of_the_answers(tmp_path: Path) -> None:
