@@ -1,0 +1,202 @@
+"""A SuperLink and SuperNodes on this machine for benchmarks and tests: ours through the product's own code, or plain Flower's commands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from client.site_folder import SiteFolder
+from server.certificates import ServerCertificates, write_certificates
+from server.run_folder import RunFolder
+from server.superlink import QUIET_FLOWER, Control, SuperLink, app_bundle, start_superlink
+from shared.processes import adopt_orphans, descendants, end_descendants, free_ports
+from shared.profile import Profile
+from shared.study import Study
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Federation:
+    """A SuperLink with registered nodes. `folder` holds certificates, homes, site folders and logs."""
+
+    folder: Path
+    certificates: ServerCertificates
+    superlink: SuperLink
+    control: Control
+    nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def log(self, name: str) -> IO[bytes]:
+        (self.folder / "logs").mkdir(exist_ok=True)
+        return (self.folder / "logs" / f"{name}.log").open("ab")
+
+    def site(self, name: str) -> SiteFolder:
+        """The site's folder, made where it is not there yet."""
+        path = self.folder / "sites" / name
+        if not path.exists():
+            profile = {
+                "schema": "consilium/profile/1", "site": name, "title": name, "device": "cpu",
+                "data": {"layout": "cbis_ddsm", "root": str(path), "synthetic": True},
+                "policy": {"minimum_cell": 1},
+            }  # fmt: skip
+            SiteFolder.create(path, Profile.model_validate(profile))
+        return SiteFolder(path)
+
+    def start_node(self, name: str, *, register: bool = True) -> subprocess.Popen[bytes]:
+        """`consilium-site up`, with trivial work in the place of training."""
+        site = self.site(name)
+        if register:
+            self.control.register(name, site.path / "keys" / "node.pub")
+        paths = [str(ROOT / "benchmarks" / "trivial_work"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+        command = [
+            *(sys.executable, "-m", "client.cli", "up", str(site.path)),
+            *("--superlink", self.superlink.address, "--ca", str(self.certificates.ca), "--end-with-parent"),
+        ]
+        return self._started(name, command, {"PYTHONPATH": os.pathsep.join(filter(None, paths))})
+
+    def start_plain_node(self, name: str) -> subprocess.Popen[bytes]:
+        """`flower-supernode` as Flower's documentation says, with subprocess isolation."""
+        site = self.site(name)
+        self.control.register(name, site.path / "keys" / "node.pub")
+        command = [
+            *(flower("supernode"), "--root-certificates", str(self.certificates.ca)),
+            *("--superlink", self.superlink.address, "--auth-supernode-private-key", str(site.node_key)),
+            *("--host", "127.0.0.1", "--port", str(free_ports(1)[0])),
+        ]
+        return self._started(name, command, plain_environment(site.path / "flwr"))
+
+    def _started(self, name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        with self.log(f"site-{name}") as log:
+            process = subprocess.Popen(
+                command, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
+                start_new_session=True,
+            )  # fmt: skip
+        self.nodes[name] = process
+        return process
+
+    def run_ours(self, run: RunFolder, deadline_s: float) -> None:
+        """Lead the run in `run` to its end. Raises TimeoutError, RuntimeError."""
+        number = self.control.start_run(app_bundle(), {"run-dir": str(run.path)})
+        self.wait(lambda: run.run().state in ("finished", "failed", "stopped"), number, deadline_s)
+        if run.run().state != "finished":
+            raise RuntimeError(f"the run {run.run().state}: {run.run().reason}")
+
+    def wait(self, done: Callable[[], bool], number: int, deadline_s: float) -> None:
+        limit = time.monotonic() + deadline_s
+        while not done():
+            if time.monotonic() > limit:
+                raise TimeoutError(f"the run did not end within {deadline_s:g} s; logs are in {self.folder / 'logs'}")
+            with contextlib.suppress(Exception):  # a busy SuperLink answers with status 500
+                over = self.control.run_status(number).startswith("finished")
+                if over and not done():
+                    break
+            time.sleep(0.5)
+        else:
+            return
+        raise RuntimeError(f"Flower ended the run early; logs are in {self.folder / 'logs'}")
+
+
+def flower(name: str) -> str:
+    """Flower's command of this Python's environment."""
+    return str(Path(sys.executable).parent / f"flower-{name}")
+
+
+def plain_environment(home: Path) -> dict[str, str]:
+    home.mkdir(parents=True, exist_ok=True)
+    bin_folder = str(Path(sys.executable).parent)
+    path = bin_folder + os.pathsep + os.environ.get("PATH", "")
+    return {**QUIET_FLOWER, "FLWR_HOME": str(home), "PATH": path, "NO_PROXY": "127.0.0.1,localhost"}
+
+
+@contextlib.contextmanager
+def federation(folder: Path, *, database: Path | None = None, plain: bool = False) -> Iterator[Federation]:
+    """A SuperLink with TLS and node authentication; every process has ended when the block ends."""
+    adopt_orphans()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the block's processes end with it
+    folder.mkdir(parents=True, exist_ok=True)
+    certificates = write_certificates(folder / "certificates", ["127.0.0.1", "localhost"])
+    port, home = free_ports(1)[0], folder / "flwr"
+    home.mkdir()
+    try:
+        with (folder / "superlink.log").open("ab") as log:
+            if plain:
+                superlink = _plain_superlink(certificates, port, home, log, database)
+            elif database is not None:
+                superlink = start_superlink(certificates, port=port, home=home, log=log, database=str(database))
+            else:
+                superlink = start_superlink(certificates, port=port, home=home, log=log)
+        control = Control(superlink)
+        try:
+            control.wait_until_ready()
+            yield Federation(folder, certificates, superlink, control)
+        finally:
+            control.close()
+    finally:
+        end_descendants()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _plain_superlink(
+    certificates: ServerCertificates, port: int, home: Path, log: IO[bytes], database: Path | None
+) -> SuperLink:
+    command = [
+        *(flower("superlink"), "--ssl-ca-certfile", str(certificates.ca)),
+        *("--ssl-certfile", str(certificates.certificate), "--ssl-keyfile", str(certificates.key)),
+        *("--enable-supernode-auth", "--host", "127.0.0.1", "--port", str(port)),
+        *("--disable-runtime-dependency-installation",),
+        *(("--database", str(database)) if database is not None else ()),
+    ]
+    environment = {**os.environ, **plain_environment(home)}
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    return SuperLink(process, f"127.0.0.1:{port}", certificates)
+
+
+class CpuClock:
+    """CPU seconds used by all descendants of this process, living and ended, noted twice a second (Linux).
+
+    On a machine that others use too, CPU seconds say more of the work than wall time does.
+    """
+
+    def __init__(self) -> None:
+        self._notes: list[tuple[float, float]] = []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> CpuClock:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_problem: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def between(self, begin: float, end: float) -> float:
+        """CPU seconds between two Unix times."""
+        times, used = zip(*self._notes, strict=True)
+        return float(np.interp(end, times, used) - np.interp(begin, times, used))
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.5):
+            ended = os.times()
+            total = ended.children_user + ended.children_system
+            for pid in descendants():
+                with contextlib.suppress(OSError):
+                    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                    total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+            self._notes.append((time.time(), total))
+
+
+def approve_everywhere(running: Federation, sites: list[str], study: Study) -> None:
+    for name in sites:
+        running.site(name).approve(study, by="the benchmark", study_folder=running.folder)
