@@ -1,0 +1,73 @@
+"""What is submitted to the SuperLink: the three packages' code, the same bytes each time, and nothing of anybody's data."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from server import superlink
+from server.certificates import write_certificates
+from server.superlink import Control, SuperLink, app_bundle, app_declaration
+from shared.errors import ProcessError
+from shared.release import PACKAGES
+
+ROOT = Path(superlink.__file__).resolve().parent.parent
+
+
+def files_in(bundle: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_the_bundle_holds_the_three_packages_code_and_the_declaration_and_nothing_else() -> None:
+    files = files_in(app_bundle())
+    code = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert {name for name in files if not name.startswith(".info/")} == code | {"pyproject.toml"}
+    assert {name for name in files if name.startswith(".info/")} <= {".info/CONTENT", ".info/METADATA"}
+    for name in code:
+        assert files[name] == (ROOT / name).read_bytes()
+
+
+def test_the_bundle_is_the_same_bytes_in_another_process_folder_and_hour() -> None:
+    program = "import sys; from server.superlink import app_bundle; sys.stdout.buffer.write(app_bundle())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7", "TZ": "Pacific/Auckland"}
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd="/", env=environment)
+    assert other.stdout == app_bundle()
+
+
+def test_the_declaration_is_the_one_in_pyproject() -> None:
+    declared, ours = tomllib.loads(app_declaration()), tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert declared["tool"]["flwr"]["app"] == ours["tool"]["flwr"]["app"]
+    assert declared["project"]["name"] == ours["project"]["name"]
+
+
+def test_a_superlink_that_ends_at_once_is_told_with_its_log(tmp_path: Path) -> None:
+    certificates = write_certificates(tmp_path / "certificates", ["127.0.0.1"])
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
+    process.wait()
+    control = Control(SuperLink(process, "127.0.0.1:1", certificates))
+    try:
+        with pytest.raises(ProcessError, match=r"the SuperLink ended with status 7; see logs/superlink\.log"):
+            control.wait_until_ready()
+    finally:
+        control.close()
+
+
+def test_a_superlink_that_is_silent_is_given_up(tmp_path: Path) -> None:
+    certificates = write_certificates(tmp_path / "certificates", ["127.0.0.1"])
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    control = Control(SuperLink(process, "127.0.0.1:1", certificates))
+    try:
+        with pytest.raises(ProcessError, match=r"did not answer within 0\.3 s"):
+            control.wait_until_ready(0.3)
+    finally:
+        control.close()
+        process.kill()
+        process.wait()
