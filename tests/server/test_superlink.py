@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from flwr.supercore import sql_mixin
 
 from server import superlink
 from server.certificates import write_certificates
@@ -71,3 +73,18 @@ def test_a_superlink_that_is_silent_is_given_up(tmp_path: Path) -> None:
         control.close()
         process.kill()
         process.wait()
+
+
+def test_a_request_waits_for_a_database_that_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)  # restored afterwards
+    superlink.be_patient_with_the_database()
+    with sqlite3.connect(tmp_path / "state.db") as connection:
+        sql_mixin._set_sqlite_pragmas(connection, None)
+        assert connection.execute("PRAGMA busy_timeout").fetchone() == (60_000,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_another_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", (("journal_mode", "WAL"),))
+    with pytest.raises(ProcessError, match="no busy_timeout"):
+        superlink.be_patient_with_the_database()
