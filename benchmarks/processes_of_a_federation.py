@@ -97,6 +97,8 @@ class Federation:
         while not done():
             if time.monotonic() > limit:
                 raise TimeoutError(f"the run did not end within {deadline_s:g} s; logs are in {self.folder / 'logs'}")
+            if all(node.poll() is not None for node in self.nodes.values()):
+                raise RuntimeError(f"every node has ended; logs are in {self.folder / 'logs'}")
             with contextlib.suppress(Exception):  # a busy SuperLink answers with status 500
                 over = self.control.run_status(number).startswith("finished")
                 if over and not done():
