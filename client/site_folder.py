@@ -127,6 +127,8 @@ class SiteFolder:
         target = self.weights / weights.file
         if source.resolve() == target.resolve():
             return
+        if not target.resolve().is_relative_to(self.weights.resolve()):  # it could overwrite an approval
+            raise WeightsError(f"model.weights: expected a file beside the study or below it, but got '{weights.file}'")
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copyfile(source, target)
 
