@@ -36,12 +36,17 @@ from shared.errors import (
     QuorumError,
     RunFolderError,
     StorageError,
+    StudyError,
 )
 from shared.processes import adopt_orphans, end_descendants, free_ports, is_taken
 from shared.profile import load_profile
 from shared.study import load_study
 
 _COORDINATOR_ENDED = "the coordinator's process ended before the run did; see logs/superlink.log"
+#: What a coordinator's run may end in, by the code in run.json; anything else is its process's trouble.
+_ENDINGS: dict[str, type[ConsiliumError]] = {
+    error.code: error for error in (QuorumError, RunFolderError, StorageError, StudyError)
+}
 _PORTS_TRIED = 3
 #: Lines that follow the first one of a hospital's error, and are shown.
 _LINES_TOLD = 10
@@ -154,7 +159,7 @@ class _Federation:
             run = self._folder.run()
         told = "".join(f"\n  {site}: {line}" for site in sites if (line := self._last_error(site)))
         reason = run.reason or _COORDINATOR_ENDED
-        error = QuorumError if run.code == QuorumError.code else ProcessError
+        error = _ENDINGS.get(run.code or "", ProcessError)
         raise error(reason + (f"\nThe hospitals' own logs say (this text never left them):{told}" if told else ""))
 
     def _last_error(self, site: str) -> str | None:

@@ -261,7 +261,10 @@ class Coordinator:
         try:
             np.save(incoming / f"{site}.npy", update)
         except OSError as problem:
-            raise StorageError(f"{incoming}: an update can't be written: {problem.strerror or problem}") from None
+            raise StorageError(
+                f"{incoming / site}.npy: an update can't be written ({problem.strerror or problem}); "
+                "free some space: the rounds before this one are kept"
+            ) from None
         trained[site] = answer.trained
         digests[site] = digest
         last = answer.trained.epochs[-1] if answer.trained.epochs else None

@@ -3,8 +3,16 @@ half-written, no traceback, no process left."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +22,29 @@ import pytest
 from small_federation import (
     SECRET,
     Finished,
+    alive,
     assert_gone,
+    command,
     coordinators_files,
     copied,
     first_mammogram,
     holds,
     local,
+    merged,
     replace_file,
     rows,
     run,
     tables,
+    under_way,
+    wait_for_phase,
+    wait_until,
     write_profile,
     write_rows,
     write_study,
 )
 
 from server.run_folder import RunFolder
+from shared.profile import load_profile
 
 pytestmark = pytest.mark.federation
 
@@ -201,7 +216,7 @@ def bad_run(hospitals: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 
     at_fault["corrupt"] = first_mammogram(roots["corrupt"])
     healthy = at_fault["corrupt"].read_bytes()
-    replace_file(at_fault["corrupt"], healthy[:200] + bytes(reversed(healthy[200:])))
+    replace_file(at_fault["corrupt"], bytes(reversed(healthy)))
 
     at_fault["truncated"] = first_mammogram(roots["truncated"], SECRET)
     replace_file(at_fault["truncated"], at_fault["truncated"].read_bytes()[:-5000])
@@ -259,3 +274,204 @@ def test_the_coordinators_records_hold_codes_and_no_file_names(bad_run: BadRun) 
     names = [SECRET, *(str(path) for path in bad_run.at_fault.values())]
     for path in coordinators_files(bad_run.folder.path):
         assert [name for name in names if holds(path, name)] == [], path
+
+
+# -- hospitals that fail in the middle of a run ------------------------------------------------------------------------
+
+
+def test_when_every_update_ends_in_nan_the_round_fails_and_says_so(sites: list[Path], tmp_path: Path) -> None:
+    changes = merged(ROUNDS_ONLY, {"training": {"learning_rate": 1e30}})
+    finished = run(local(write_study(tmp_path / "study.yaml", changes), sites[:2], tmp_path / "run"), cwd=tmp_path)
+    assert_sentence(
+        finished, "0 of 2 sites finished round 1", "anna: refused (CONS-250)", "bertha: refused (CONS-250)",
+        "anna: CONS-250: the training loss is not finite", "lower the learning rate", code=3,
+    )  # fmt: skip
+    folder = RunFolder(tmp_path / "run")
+    assert (folder.run().state, folder.run().code) == ("failed", "CONS-300")
+    assert [path.name for path in (folder.path / "rounds").iterdir()] == ["0000"]
+    report = run(command("consilium-server", "report", folder.path), cwd=tmp_path)
+    assert report.code == 0, report.output
+
+
+@contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[bool]:
+    """`folder` as a disk of its own of this size; False where this machine does not let us mount one."""
+    folder.mkdir(parents=True)
+    options = ["-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    mount = shutil.which("mount")
+    mounted = (
+        mount is not None and subprocess.run([mount, "-t", "tmpfs", *options], capture_output=True).returncode == 0
+    )
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@dataclass(frozen=True)
+class HardRun:
+    """Two hospitals that work, and four that fail each in its own way (`crowded` only where its small disk could be made)."""
+
+    finished: Finished
+    folder: RunFolder
+    has_crowded: bool
+
+    def missing(self, number: int) -> dict[str, tuple[str, str | None]]:
+        record = self.folder.rounds()[number]
+        return {miss.site: (miss.reason, miss.code) for miss in record.missing}
+
+
+def processes_of(mark: str, site: str, *words: str) -> list[int]:
+    return [
+        pid for pid, line in alive(mark).items() if f"/sites/{site}" in line and all(word in line for word in words)
+    ]
+
+
+@pytest.fixture(scope="module")
+def hard_run(hospitals: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[HardRun]:
+    base = tmp_path_factory.mktemp("hard")
+    changes = merged(
+        ROUNDS_ONLY, {"federation": {"quorum": 2, "round_deadline_s": 60}, "training": {"local_epochs": 4}}
+    )
+    study = write_study(base / "study.yaml", changes)
+    folder = RunFolder(base / "run")
+    with small_disk(base / "disk", 24) as mounted:
+        caches = {"crowded": {"cache": str(base / "disk" / "cache")}} if mounted else {}
+        data = {"anna": "anna", "clara": "clara", "frozen": "anna", "killed": "clara", "unapproved": "anna"}
+        data |= {"crowded": "clara"} if mounted else {}
+        profiles = [
+            write_profile(base / "profiles" / site, site, hospitals[one], caches.get(site))
+            for site, one in data.items()
+        ]
+        with under_way(local(study, profiles, folder.path), cwd=base) as started:
+            wait_until((folder.path / "logs" / "site-unapproved.log").exists, "the nodes start")
+            for approval in (folder.path / "sites" / "unapproved" / "approvals").iterdir():
+                text = approval.read_text()
+                digit = text[text.index('"study_digest": "') + 17]
+                approval.write_text(
+                    text.replace(f'"study_digest": "{digit}', f'"study_digest": "{"1" if digit == "0" else "0"}')
+                )
+            wait_for_phase(folder.path, "train", 1)
+            frozen = processes_of(started.mark, "frozen", "client.executor")
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            for pid in processes_of(started.mark, "killed"):
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: len(folder.rounds()) == 2 or not alive(started.mark), "round 1 is over", 300)
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+            yield HardRun(started.wait(), folder, mounted)
+
+
+def test_a_run_with_a_quorum_finishes_whatever_befalls_the_others(hard_run: HardRun) -> None:
+    assert hard_run.finished.code == 0, hard_run.finished.output
+    assert "Traceback" not in hard_run.finished.output
+    assert hard_run.folder.run().state == "finished"
+    assert {"anna", "clara"} == set(hard_run.folder.rounds()[1].trained)
+    final = hard_run.folder.final()
+    assert final is not None
+    assert {"anna", "clara"} <= set(final.sites)
+    assert_gone(hard_run.finished.mark)
+
+
+def test_a_site_that_never_answers_is_named(hard_run: HardRun) -> None:
+    assert hard_run.missing(1)["frozen"] == ("no answer", None)
+    assert "frozen missing: no answer" in hard_run.finished.sentence
+
+
+def test_a_site_that_is_killed_in_the_middle_of_a_round_is_named(hard_run: HardRun) -> None:
+    assert hard_run.missing(1)["killed"][0] in ("no answer", "offline")
+    assert "killed its node ended with status -9; see logs/site-killed.log" in hard_run.finished.sentence
+
+
+def test_a_study_that_a_site_has_not_approved_is_refused_there(hard_run: HardRun) -> None:
+    for number in (0, 1):
+        assert hard_run.missing(number)["unapproved"] == ("refused", "CONS-210")
+    assert not (hard_run.folder.path / "sites" / "unapproved" / "cache").exists()
+
+
+def test_a_site_whose_cache_does_not_fit_on_its_disk_is_named(hard_run: HardRun) -> None:
+    if not hard_run.has_crowded:
+        pytest.skip("this machine lets us mount no small disk, so a cache on a full one was NOT tested")
+    assert hard_run.missing(0)["crowded"] == ("refused", "CONS-330")
+    log = (hard_run.folder.path / "logs" / "site-crowded.log").read_text(errors="replace")
+    assert "the image cache could not be written" in log
+    assert "Free some space" in log
+
+
+# -- the coordinator's machine -----------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_the_rounds_before_kept(sites: list[Path], tmp_path: Path) -> None:
+    """On a small disk of its own; where none can be mounted, by a limit on the size of the ServerApp's files."""
+    study = write_study(tmp_path / "study.yaml", ROUNDS_ONLY)
+    caches = [
+        write_profile(
+            tmp_path / "profiles" / site.name, site.name, root, {"cache": str(tmp_path / "cache" / site.name)}
+        )
+        for site, root in [(site, load_profile(site).data.root) for site in (sites[0], sites[2])]
+    ]
+    with (
+        small_disk(tmp_path / "run", 200_000) as mounted,
+        under_way(local(study, caches, tmp_path / "run"), cwd=tmp_path) as started,
+    ):
+        folder = RunFolder(tmp_path / "run")
+        wait_for_phase(folder.path, "train", 1)
+        if mounted:
+            room = shutil.disk_usage(folder.path).free - 60_000_000  # for one update of 45 MB, not for two
+            with (folder.path / "filler").open("wb") as filler:
+                os.posix_fallocate(filler.fileno(), 0, room)
+        else:
+            (server_app,) = [pid for pid, line in alive(started.mark).items() if "flwr-serverapp" in line]
+            resource.prlimit(server_app, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        finished = started.wait()
+        assert_sentence(
+            finished, "CONS-330", str(folder.path / "rounds"), "can't be written", "free some space", code=3
+        )  # fmt: skip
+        assert "rounds before this one are kept" in finished.sentence
+        assert (folder.run().state, folder.run().code) == ("failed", "CONS-330")
+        assert [path.name for path in (folder.path / "rounds").iterdir()] == ["0000"]
+
+
+WITH_TAKEN_PORTS = """
+import sys
+import server.local
+from server.cli import main
+taken, real, times = int(sys.argv.pop(1)), server.local.free_ports, int(sys.argv.pop(1))
+given = []
+def ports(count):
+    given.append(count)
+    return [taken] * count if len(given) <= times else real(count)
+server.local.free_ports = ports
+main()
+"""
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_port_that_another_program_takes(times: int, sites: list[Path], tmp_path: Path) -> None:
+    changes = merged(ROUNDS_ONLY, {"federation": {"rounds": 0}})
+    study = write_study(tmp_path / "study.yaml", changes)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        program = [sys.executable, "-c", WITH_TAKEN_PORTS, listener.getsockname()[1], times]
+        arguments = [str(word) for word in (*program, "local", study, sites[0], "--run-dir", tmp_path / "run")]
+        finished = run(arguments, cwd=Path(__file__).parents[2])
+    state = RunFolder(tmp_path / "run").run().state
+    if times == 1:
+        assert (finished.code, state) == (0, "finished"), finished.output
+    else:
+        assert_sentence(finished, "CONS-320", "another program took the port", "run it again", code=3)
+        assert state == "failed"
+
+
+def test_a_coordinator_whose_process_is_killed(sites: list[Path], tmp_path: Path) -> None:
+    changes = merged(ROUNDS_ONLY, {"training": {"local_epochs": 500}})
+    with under_way(
+        local(write_study(tmp_path / "study.yaml", changes), sites[:1], tmp_path / "run"), cwd=tmp_path
+    ) as started:
+        wait_for_phase(tmp_path / "run", "train", 1)
+        for pid in [pid for pid, line in alive(started.mark).items() if "flwr-serverapp" in line]:
+            os.kill(pid, signal.SIGKILL)
+        finished = started.wait(120)
+    assert_sentence(finished, "CONS-320", "the coordinator's process ended before the run did", "superlink.log", code=3)
+    assert RunFolder(tmp_path / "run").run().state == "failed"

@@ -20,6 +20,7 @@ from small_federation import (
     coordinators_files,
     holds,
     local,
+    merged,
     run,
     under_way,
     wait_for_phase,
@@ -39,7 +40,7 @@ ROUNDS_ONLY = {
     "head": None,
     "evaluation": {"baseline": False},
     "training": {"local_epochs": 500, "optimiser_state": "reset"},
-    "federation": {"wire": "fp32"},
+    "federation": {"quorum": 1, "rounds": 1000, "wire": "fp32"},
 }
 
 
@@ -201,9 +202,9 @@ def test_learned_answers_for_each_hospital_and_for_both_heads(undisturbed: Run, 
 
 
 def test_without_aggregation_nothing_has_been_learned(sites: list[Path], tmp_path: Path) -> None:
-    changes = {"federation": {"rounds": 1, "optimiser": {"learning_rate": 1e-12}}, "training": {"local_epochs": 3}}
-    study = write_study(tmp_path / "study.yaml", changes)
-    finished = run(local(study, sites[:2], tmp_path / "run"), cwd=tmp_path)
+    federation = {"rounds": 1, "quorum": 1, "optimiser": {"learning_rate": 1e-12}}
+    study = write_study(tmp_path / "study.yaml", {"federation": federation, "training": {"local_epochs": 3}})
+    finished = run(local(study, sites[:1], tmp_path / "run"), cwd=tmp_path)
     assert finished.code == 0, finished.output
     asked = run(command("consilium-server", "learned", tmp_path / "run"), cwd=tmp_path)
     assert asked.code == 1
@@ -233,10 +234,9 @@ def terminated(started: Command) -> None:
 def test_a_run_that_is_stopped_keeps_its_rounds_and_leaves_no_process(
     stop: Callable[[Command], None], sites: list[Path], tmp_path: Path
 ) -> None:
-    changes = {**ROUNDS_ONLY, "training": {"local_epochs": 10, "optimiser_state": "reset"}}
-    study = write_study(tmp_path / "study.yaml", {**changes, "federation": {"rounds": 1000, "wire": "fp32"}})
+    study = write_study(tmp_path / "study.yaml", merged(ROUNDS_ONLY, {"training": {"local_epochs": 10}}))
     folder = RunFolder(tmp_path / "run")
-    with under_way(local(study, sites[:2], folder.path), cwd=tmp_path) as started:
+    with under_way(local(study, sites[:1], folder.path), cwd=tmp_path) as started:
         wait_for_phase(folder.path, "train", 2)
         assert len(alive(started.mark)) > 4
         stop(started)
@@ -264,7 +264,7 @@ def test_a_run_that_is_stopped_keeps_its_rounds_and_leaves_no_process(
 def test_a_command_that_is_killed_takes_everything_with_it(sites: list[Path], tmp_path: Path) -> None:
     study = write_study(tmp_path / "study.yaml", ROUNDS_ONLY)
     folder = RunFolder(tmp_path / "run")
-    with under_way(local(study, sites[:2], folder.path), cwd=tmp_path) as started:
+    with under_way(local(study, sites[:1], folder.path), cwd=tmp_path) as started:
         wait_for_phase(folder.path, "train", 1)
         assert len(alive(started.mark)) > 4
         started.signal(signal.SIGKILL)
