@@ -92,6 +92,7 @@ def render(report: Report) -> str:
         unit=words.units(report),
         styles={site: index for index, site in enumerate(report.sites)},
         above_chance=words.above_chance,
+        too_few=words.too_few,
         improvement=words.improvement,
         swatch=charts.swatch,
         hatch_swatch=charts.hatch_swatch,

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from server.report.schema import Figure, PooledDifference, PooledHead, Report
+from server.report.schema import Figure, HeadReport, PooledDifference, PooledHead, Report
 from shared.results import Difference
 
 #: What an interval lets one say. `plain` is a statement that no interval is about.
 Proof = Literal["shown", "not shown", "worse", "plain"]
+
+#: Fewer test images than this of either side, and an interval by resampling them says little.
+FEWEST_FOR_A_VERDICT = 10
 
 HEADS = {"svm": "SVM", "svm_paper": "SVM, the study's own C and gamma", "network": "network"}
 HeadName = Literal["network", "svm"]
@@ -145,9 +148,16 @@ def class_words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def above_chance(figure: Figure) -> Proof:
-    """Whether an AUC's interval lies above 0.5."""
-    return "plain" if figure.low is None else "shown" if figure.low > 0.5 else "not shown"
+def too_few(head: HeadReport | PooledHead) -> bool:
+    """Whether the test part holds so few images of the positive class, or of the others, that a bootstrap can't be believed."""
+    return min(head.sensitivity.images, head.specificity.images) < FEWEST_FOR_A_VERDICT
+
+
+def above_chance(head: HeadReport | PooledHead) -> Proof:
+    """Whether the AUC's interval lies above 0.5; nothing is called shown on too few images."""
+    if head.auc.low is None:
+        return "plain"
+    return "shown" if head.auc.low > 0.5 and not too_few(head) else "not shown"
 
 
 def improvement(gain: Difference | PooledDifference) -> Proof:
@@ -251,9 +261,9 @@ def _ranked(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
             "not shown": "The interval includes chance: it is not shown to be better than a coin.",
             "plain": "There is no interval, so nothing is shown.",
             "worse": "",
-        }[above_chance(auc)]
+        }[above_chance(pooled)]
     )
-    return Statement(text, above_chance(auc) if auc.low is not None else "not shown")
+    return Statement(text, above_chance(pooled) if auc.low is not None else "not shown")
 
 
 def _learned(report: Report, head: HeadName) -> Statement:
@@ -280,10 +290,14 @@ def _learned(report: Report, head: HeadName) -> Statement:
 
 def _each_site(report: Report, head: HeadName) -> Statement:
     results = {site: result for site, one in report.sites.items() if (result := getattr(one, head)) is not None}
-    shown = [site for site, result in results.items() if above_chance(result.auc) == "shown"]
+    shown = [site for site, result in results.items() if above_chance(result) == "shown"]
     open_ = [site for site in results if site not in shown]
     if not open_:
         text = f"At each hospital taken alone, the {HEADS[head]}'s AUC is above chance ({joined(shown)})."
         return Statement(text, "shown")
+    few = [site for site in open_ if too_few(results[site])]
     text = f"Taken alone, the {HEADS[head]}'s AUC is not shown to be above chance at {joined(open_)}"
-    return Statement(text + (f"; at {joined(shown)} it is." if shown else "."), "not shown")
+    text += f"; at {joined(shown)} it is." if shown else "."
+    if few:
+        text += f" The test part of {joined(few)} holds fewer than {FEWEST_FOR_A_VERDICT} {units(report)} of a class: too few to say."
+    return Statement(text, "not shown")

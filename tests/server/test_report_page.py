@@ -12,7 +12,7 @@ import pytest
 from example_run import SITES, SKIN, example_study, write_example_run
 
 from server.report import build_report, render
-from server.report.schema import Figure, PooledDifference, Report
+from server.report.schema import HeadReport, PooledDifference, Report
 from server.report.words import (
     above_chance,
     headlines,
@@ -200,11 +200,32 @@ def test_an_improvement_is_shown_only_by_an_interval_on_one_side_of_0(low: float
     assert improvement(Difference(value=0, low=low, high=high, standard_error=0.1)) == proof
 
 
-def test_chance_is_beaten_only_by_an_interval_above_it() -> None:
-    def auc(low: float | None) -> Figure:
-        return Figure(value=0.9, low=low, high=None if low is None else 0.95, images=10)
+def head_with(report: Report, *, low: float | None, positives: int, others: int) -> HeadReport:
+    """A hospital's SVM with another AUC interval and other counts of images."""
+    head = next(iter(report.sites.values())).svm
+    assert head is not None
+    auc = head.auc.model_copy(update={"value": 0.9, "low": low, "high": None if low is None else 0.95})
+    return head.model_copy(
+        update={
+            "auc": auc,
+            "sensitivity": head.sensitivity.model_copy(update={"images": positives}),
+            "specificity": head.specificity.model_copy(update={"images": others}),
+        }
+    )
 
-    assert [above_chance(auc(low)) for low in (0.51, 0.5, 0.3, None)] == ["shown", "not shown", "not shown", "plain"]
+
+def test_chance_is_beaten_only_by_an_interval_above_it(report: Report) -> None:
+    said = [above_chance(head_with(report, low=low, positives=40, others=40)) for low in (0.51, 0.5, 0.3, None)]
+    assert said == ["shown", "not shown", "not shown", "plain"]
+
+
+@pytest.mark.parametrize(
+    ("positives", "others", "proof"), [(10, 10, "shown"), (9, 400, "not shown"), (400, 9, "not shown")]
+)
+def test_nothing_is_called_shown_on_a_handful_of_images(
+    report: Report, positives: int, others: int, proof: str
+) -> None:
+    assert above_chance(head_with(report, low=0.8, positives=positives, others=others)) == proof
 
 
 def test_synthetic_data_is_called_so_in_every_section_with_a_figure_from_it(page: Page, tmp_path: Path) -> None:
