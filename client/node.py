@@ -19,10 +19,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from client.site_folder import SiteFolder
-from shared.errors import ProcessError
+from shared.errors import InputError, ProcessError
 from shared.flower_waits import quieten_logs, shorten_back_off
 from shared.pacing import Pacing
-from shared.processes import free_ports
+from shared.processes import free_ports, is_taken
 
 #: First and longest wait of the SuperNode between two looks for a message, and between two looks for a reply.
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 0.5
@@ -31,8 +31,13 @@ QUIET_FLOWER = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
 def run_node(folder: SiteFolder, superlink: str, ca: Path, threads: int | None = None) -> None:
-    """Connect to `superlink` (host:port) and work until told to stop; ends only by a signal or an error of Flower's."""
+    """Connect to `superlink` (host:port) and work until told to stop; ends only by a signal or an error of Flower's.
+
+    Raises InputError where `ca` is no file, ProcessError where another program took the port meant for the node's executor.
+    """
     profile = folder.profile()
+    if not ca.is_file():
+        raise InputError(f"{ca}: no such file; --ca must name the coordinator's CA certificate")
     quieten_logs()
     os.environ.update(QUIET_FLOWER, FLWR_HOME=str(folder.path / "flwr"), FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.2")
     port = free_ports(1)[0]
@@ -42,6 +47,12 @@ def run_node(folder: SiteFolder, superlink: str, ca: Path, threads: int | None =
     )
     try:
         _run_supernode(folder, superlink, ca, port)
+    except RuntimeError:
+        if not is_taken(port):
+            raise
+        raise ProcessError(
+            f"another program took port {port} of 127.0.0.1, over which this node was to reach its executor; start the node again"
+        ) from None
     finally:
         executor.terminate()
         executor.wait()

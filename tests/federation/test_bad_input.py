@@ -43,6 +43,7 @@ from small_federation import (
     write_study,
 )
 
+from server.certificates import write_certificates
 from server.run_folder import RunFolder
 from shared.profile import load_profile
 
@@ -398,6 +399,35 @@ def test_a_site_whose_cache_does_not_fit_on_its_disk_is_named(hard_run: HardRun)
     log = (hard_run.folder.path / "logs" / "site-crowded.log").read_text(errors="replace")
     assert "the image cache could not be written" in log
     assert "Free some space" in log
+
+
+# -- a hospital's node on its own --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site_folder(one_site: Path, tmp_path: Path) -> Path:
+    made = run(command("consilium-site", "init", tmp_path / "site", "--profile", one_site), cwd=tmp_path)
+    assert made.code == 0, made.output
+    return tmp_path / "site"
+
+
+def test_a_node_without_the_coordinators_certificate(site_folder: Path, tmp_path: Path) -> None:
+    finished = run(
+        command("consilium-site", "up", site_folder, "--superlink", "127.0.0.1:1", "--ca", "absent.crt"), cwd=tmp_path
+    )
+    assert_sentence(finished, "absent.crt: no such file; --ca must name the coordinator's CA certificate", code=2)
+
+
+def test_a_node_whose_own_port_another_program_takes(site_folder: Path, tmp_path: Path) -> None:
+    certificates = write_certificates(tmp_path / "certificates", ["127.0.0.1"])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        program = (
+            f"import client.node; client.node.free_ports = lambda _: [{port}]; from client.cli import main; main()"
+        )
+        arguments = ["up", str(site_folder), "--superlink", "127.0.0.1:1", "--ca", str(certificates.ca)]
+        finished = run([sys.executable, "-c", program, *arguments], cwd=Path(__file__).parents[2])
+    assert_sentence(finished, f"another program took port {port}", "start the node again", code=3)
 
 
 # -- the coordinator's machine -----------------------------------------------------------------------------------------
