@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from server.checkpoint import StartingModel, write_starting_model
-from server.run_folder import RunFolder, RunRecord, write_atomic
+from server.run_folder import RunFolder, write_atomic
 from server.starting_model import claim_folder
 from shared.canonical import canonical_json
 from shared.release import code_digest, versions
 from shared.results import Epoch, Estimate, Evaluated, HeadResult, PartCounts, Prepared, Trained, Validation
+from shared.run_records import RunRecord
 from shared.study import Study
 from shared.wire import Flat, Manifest, bytes_on_wire, flatten
 

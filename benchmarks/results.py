@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from server.report.schema import HeadReport, PooledHead, Report, SiteReport
-from server.run_folder import FinalRecord
 from shared.metrics import pooling
 from shared.metrics.pooling import HeadKey
+from shared.run_records import FinalRecord
 
 HEADS: tuple[tuple[HeadKey, str], ...] = (
     ("network", "network"),

@@ -16,9 +16,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from server.run_folder import RoundRecord, RunFolder, write_atomic
+from server.run_folder import RunFolder, write_atomic
 from shared.aggregation import OptimiserState
 from shared.errors import RunFolderError, StorageError
+from shared.run_records import RoundRecord
 from shared.study import ServerOptimiser
 from shared.wire import Flat, Manifest, flat_digest, flatten, manifest_from_pairs, unflatten
 

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from server.run_folder import Miss
 from shared.errors import InstructionError
 from shared.flower_waits import shorten_back_off
 from shared.messages import (
@@ -34,6 +33,7 @@ from shared.messages import (
     read_answer,
 )
 from shared.pacing import Pacing
+from shared.run_records import Miss
 
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.05, 0.75
 ONLINE_CHECK_SECONDS = 5.0

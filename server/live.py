@@ -12,8 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from server.run_folder import Event, RunFolder
+from server.run_folder import RunFolder
 from server.run_progress import EventTail, RunProgress, SiteState
+from shared.run_records import Event
 
 #: Seconds between two looks at events.jsonl.
 PAUSE = 0.2

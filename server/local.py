@@ -25,7 +25,7 @@ from rich.console import Console
 
 from server.certificates import write_certificates
 from server.live import SiteProgress, watch
-from server.run_folder import Event, RunFolder
+from server.run_folder import RunFolder
 from server.starting_model import LOCK, check_sites, claim_folder, fill_folder, require_empty
 from server.superlink import IN_MEMORY, Control, SuperLink, app_bundle, start_superlink
 from shared.errors import (
@@ -40,6 +40,7 @@ from shared.errors import (
 )
 from shared.processes import adopt_orphans, end_descendants, free_ports, is_taken
 from shared.profile import load_profile
+from shared.run_records import Event
 from shared.study import load_study
 
 _COORDINATOR_ENDED = "the coordinator's process ended before the run did; see logs/superlink.log"

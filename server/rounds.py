@@ -17,11 +17,12 @@ from flwr.serverapp import Grid
 
 from server.checkpoint import Checkpoint, latest_checkpoint, read_starting_model, write_checkpoint
 from server.exchange import Arrival, Exchange
-from server.run_folder import Event, FinalRecord, Miss, RoundRecord, RoundTiming, RunFolder, SiteTiming
+from server.run_folder import RunFolder
 from shared.aggregation import apply_update, normalised_weights, weighted_mean
 from shared.errors import NonFiniteUpdateError, QuorumError, StorageError, WireError
 from shared.messages import Instruction, Kind
 from shared.results import Evaluated, Prepared, SiteHello, Trained
+from shared.run_records import Event, FinalRecord, Miss, RoundRecord, RoundTiming, SiteTiming
 from shared.wire import Flat, bytes_on_wire, decode, encode, flat_digest
 
 

@@ -26,32 +26,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from shared.errors import RunFolderError, StorageError
-from shared.run_records import (
-    Event,
-    FinalRecord,
-    Miss,
-    Phase,
-    RoundRecord,
-    RoundTiming,
-    RunRecord,
-    SiteTiming,
-    State,
-)
+from shared.run_records import Event, FinalRecord, RoundRecord, RunRecord, State
 from shared.study import Study, study_from_data
-
-__all__ = [
-    "Event",
-    "FinalRecord",
-    "Miss",
-    "Phase",
-    "RoundRecord",
-    "RoundTiming",
-    "RunFolder",
-    "RunRecord",
-    "SiteTiming",
-    "State",
-    "write_atomic",
-]
 
 Record = TypeVar("Record", bound=BaseModel)
 

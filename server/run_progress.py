@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from server.run_folder import Event, Phase
+from shared.run_records import Event, Phase
 
 #: Finished rounds that the estimate of the time left looks back on.
 LOOK_BACK = 5

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from server.checkpoint import StartingModel, write_starting_model
-from server.run_folder import RunFolder, RunRecord, write_atomic
+from server.run_folder import RunFolder, write_atomic
 from shared.canonical import canonical_json
 from shared.errors import RunFolderError, StorageError, StudyError
 from shared.release import code_digest, versions
+from shared.run_records import RunRecord
 from shared.study import Study
 from shared.wire import Manifest, bytes_on_wire, flatten
 

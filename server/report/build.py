@@ -26,10 +26,11 @@ from server.report.schema import (
     SiteReport,
     SiteRoundTiming,
 )
-from server.run_folder import FinalRecord, RoundRecord, RunFolder, RunRecord
+from server.run_folder import RunFolder
 from shared.metrics import pooling
 from shared.metrics.histograms import histogram_roc
 from shared.results import METRICS, ClassRow, Difference, Estimate, Evaluated, HeadResult, Prepared
+from shared.run_records import FinalRecord, RoundRecord, RunRecord
 from shared.study import Study
 
 HeadKey = Literal["network", "svm", "svm_paper"]

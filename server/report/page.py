@@ -13,7 +13,7 @@ from markupsafe import Markup
 from server.report import charts, words
 from server.report.charts import Bar, Interval, Series
 from server.report.schema import Figure, HeadReport, PooledHead, Report, SiteReport
-from server.run_folder import Miss
+from shared.run_records import Miss
 
 HeadKey = Literal["network", "svm", "svm_paper"]
 

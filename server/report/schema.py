@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.run_folder import Miss, RoundTiming, State
 from shared.results import Count, Difference, PartCounts, SvmChoice
+from shared.run_records import Miss, RoundTiming, State
 from shared.study import Strict
 
 Part = Literal["train", "validation", "test"]

@@ -8,17 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from server.run_folder import (
-    Event,
-    FinalRecord,
-    Miss,
-    RoundRecord,
-    RoundTiming,
-    RunFolder,
-    RunRecord,
-    SiteTiming,
-    State,
-)
+from server.run_folder import RunFolder
 from shared.metrics.bootstrap import head_result
 from shared.metrics.classification import Predictions
 from shared.results import (
@@ -32,6 +22,7 @@ from shared.results import (
     Trained,
     Validation,
 )
+from shared.run_records import Event, FinalRecord, Miss, RoundRecord, RoundTiming, RunRecord, SiteTiming, State
 from shared.study import Study, study_from_data
 
 SITES = ("north", "harbour", "hill")

@@ -15,9 +15,10 @@ from safetensors.numpy import load_file
 from benchmarks.bare_run import bare_folder, bare_study
 from server import checkpoint as module
 from server.checkpoint import Checkpoint, latest_checkpoint, read_starting_model, write_checkpoint
-from server.run_folder import RoundRecord, RoundTiming, RunFolder
+from server.run_folder import RunFolder
 from shared.aggregation import OptimiserState
 from shared.errors import RunFolderError, StorageError
+from shared.run_records import RoundRecord, RoundTiming
 from shared.study import ServerOptimiser
 from shared.wire import flat_digest
 

@@ -11,8 +11,9 @@ from example_run import write_example_run
 from rich.console import Console
 
 from server.live import LiveView, SiteProgress, clock, plain_line, sparkline, watch
-from server.run_folder import Event, RunFolder
+from server.run_folder import RunFolder
 from server.run_progress import EventTail, RunProgress, SiteState
+from shared.run_records import Event
 
 SITES = ("north", "south")
 

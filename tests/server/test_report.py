@@ -15,9 +15,10 @@ from server.report.build import figure_images
 from server.report.document import markdown
 from server.report.schema import Report
 from server.report.words import summary
-from server.run_folder import FinalRecord, Miss, RunFolder
+from server.run_folder import RunFolder
 from shared.errors import RunFolderError, StorageError
 from shared.results import METRICS
+from shared.run_records import FinalRecord, Miss
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from server.report.words import (
     signed_number,
     summary,
 )
-from server.run_folder import FinalRecord, Miss
 from shared.results import Difference
+from shared.run_records import FinalRecord, Miss
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 CSS = (Path(__file__).parents[2] / "server" / "report" / "report.css").read_text()
