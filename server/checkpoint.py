@@ -165,7 +165,8 @@ def _forget_old(folder: RunFolder, newest: int) -> None:
 
 def _save(path: Path, flat: Flat, manifest: Manifest) -> None:
     try:
-        save_file(unflatten(flat, manifest), path, metadata={"format": "pt", "digest": flat_digest(flat)})
+        # One entry: of several, safetensors writes the order at random, and equal models should be equal files.
+        save_file(unflatten(flat, manifest), path, metadata={"digest": flat_digest(flat)})
     except SafetensorError as problem:  # safetensors wraps the operating system's error
         path.unlink(missing_ok=True)
         raise OSError(str(problem)) from None

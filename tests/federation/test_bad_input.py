@@ -183,7 +183,7 @@ class BadRun:
     def told(self, site: str) -> str:
         """What the command says of the site, on one line."""
         return next(
-            line.strip() for line in self.finished.output.splitlines() if line.strip().startswith(f"{site}: 20")
+            line.strip() for line in self.finished.output.splitlines() if line.strip().startswith(f"{site}: CONS-")
         )
 
 

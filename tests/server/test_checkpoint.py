@@ -88,6 +88,15 @@ def test_the_file_of_a_round_is_an_ordinary_state_dict(folder: RunFolder) -> Non
     np.testing.assert_array_equal(arrays["conv.weight"], ARRAYS["conv.weight"] + 1)
 
 
+def test_equal_models_are_equal_files(tmp_path: Path) -> None:
+    written = set()
+    for number in range(8):
+        again = bare_folder(tmp_path / str(number), bare_study(), ARRAYS, ["anna"])
+        write_round(again, 1)
+        written.add((again.round_path(1) / "model.safetensors").read_bytes())
+    assert len(written) == 1
+
+
 def test_old_weights_are_forgotten_and_every_record_stays(folder: RunFolder) -> None:
     for number in range(1, 6):
         write_round(folder, number, MOMENTUM)
