@@ -175,6 +175,7 @@ def main() -> None:
         "overhead, median (s)",
         "each round (s)",
         "times less",
+        "CPU, median (s)",
         "load",
     ):
         table.add_column(column, justify="left" if not column else "right")

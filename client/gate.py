@@ -40,9 +40,11 @@ from shared.profile import Profile
 from shared.release import code_digest, versions
 from shared.results import Evaluated, Prepared, Refused, SiteHello, Trained
 from shared.study import Study, study_from_data
-from shared.wire import Flat, decode, encode, flat_digest
+from shared.wire import Flat, decode, encode, flat_digest, from_npy
 
 log = logging.getLogger("consilium.site")
+
+_CHUNK = 1 << 18  # values of float64 held at a time, for the norm
 
 Array1D = npt.NDArray[np.generic]
 
@@ -109,7 +111,7 @@ def _admit(instruction: Instruction, message: Message, profile: Profile, folder:
             f"but this site allows {profile.policy.maximum_rounds}"
         )
     try:
-        array = message.content.array_records[MODEL][FLAT].numpy()
+        array = from_npy(message.content.array_records[MODEL][FLAT].data)
     except KeyError:
         raise InstructionError("the message holds no model") from None
     if flat_digest(array) != instruction.model_digest:
@@ -181,7 +183,11 @@ def _check_cells(evaluated: Evaluated, task: Task) -> None:
 def _checked_update(update: Flat, task: Task) -> Array1D:
     if update.dtype != np.float32 or update.shape != task.model.shape:
         raise EgressError(f"expected an update of float32 {task.model.shape}, but got {update.dtype} {update.shape}")
-    norm = math.sqrt(float(np.dot(update.astype(np.float64), update.astype(np.float64))))
+    squares = 0.0
+    for start in range(0, update.size, _CHUNK):
+        part = update[start : start + _CHUNK].astype(np.float64)
+        squares += float(np.dot(part, part))
+    norm = math.sqrt(squares)
     if not math.isfinite(norm):
         raise NonFiniteUpdateError("the update holds NaN or infinity")
     if norm > task.profile.policy.maximum_update_norm:

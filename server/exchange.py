@@ -34,6 +34,7 @@ from shared.messages import (
 )
 from shared.pacing import Pacing
 from shared.run_records import Miss
+from shared.wire import from_npy
 
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.05, 0.75
 ONLINE_CHECK_SECONDS = 5.0
@@ -180,7 +181,8 @@ def _arrival(message: Message, asked: Asked) -> Arrival:
         answer = read_answer(str(message.content.config_records[ANSWER][BODY]))
         if answer.hello.site != asked.site or answer.round != asked.round:
             raise InstructionError("the answer is another site's or another round's")
-        array = message.content.array_records[UPDATE][FLAT].numpy() if UPDATE in message.content.array_records else None
+        records = message.content.array_records
+        array = from_npy(records[UPDATE][FLAT].data) if UPDATE in records else None
     except Exception:  # whatever bytes a site sends, they must not end the run of the others
         return Arrival(asked, after, miss=Miss(site=asked.site, reason="invalid"))
     if answer.refused is not None:

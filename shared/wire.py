@@ -7,6 +7,7 @@ One tensor of Flower's array record costs a request, a hash and possibly a back-
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy_format
 
 from shared.canonical import digest
 from shared.errors import WireError
 
 Wire = Literal["fp32", "bf16"]
 Flat = npt.NDArray[np.float32]
+
+_LONGEST_NPY_HEADER = 1 << 16
 
 _STORED: dict[Wire, type[np.float32] | type[np.uint16]] = {"fp32": np.float32, "bf16": np.uint16}
 
@@ -104,6 +108,25 @@ def decode(stored: npt.NDArray[np.generic], wire: Wire) -> Flat:
     if wire == "fp32":
         return stored.astype(np.float32, copy=False)
     return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def from_npy(data: bytes) -> npt.NDArray[np.generic]:
+    """The flat array in the bytes of an .npy file, as a read-only view of them. Raises WireError where they hold anything else.
+
+    `numpy.load` would copy it piece by piece: half a second for 87 MB.
+    """
+    stream = io.BytesIO(data[:_LONGEST_NPY_HEADER])
+    try:
+        version = npy_format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"version {version}")
+        shape, _, dtype = npy_format.read_array_header_1_0(stream)
+        if len(shape) != 1 or dtype.hasobject or stream.tell() + shape[0] * dtype.itemsize != len(data):
+            raise ValueError(f"{dtype} of shape {shape} in {len(data)} bytes")
+    except ValueError as problem:
+        raise WireError(f"expected a flat array in NumPy's format, but got {problem}") from None
+    flat: npt.NDArray[np.generic] = np.frombuffer(data, dtype=dtype, offset=stream.tell())
+    return flat
 
 
 def rounded(flat: Flat, wire: Wire) -> Flat:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,13 @@ ARRAYS = {"w": np.linspace(-1, 1, 200, dtype=np.float32).reshape(10, 20), "b": n
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(exchange, "FIRST_POLL_SECONDS", 0.002)
     monkeypatch.setattr(exchange, "LONGEST_POLL_SECONDS", 0.002)
     monkeypatch.setattr(exchange, "ONLINE_CHECK_SECONDS", 0.02)
+    gc.freeze()  # as in server.app: each answer is followed by a collection
+    yield
+    gc.unfreeze()
 
 
 @dataclass

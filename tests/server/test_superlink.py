@@ -75,16 +75,28 @@ def test_a_superlink_that_is_silent_is_given_up(tmp_path: Path) -> None:
         process.wait()
 
 
-def test_a_request_waits_for_a_database_that_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)  # restored afterwards
-    superlink.be_patient_with_the_database()
+@pytest.fixture
+def pragmas_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)
+
+
+@pytest.mark.usefixtures("pragmas_restored")
+def test_a_database_file_gets_the_settings_and_keeps_flowers_own(tmp_path: Path) -> None:
+    superlink.set_up_database()
     with sqlite3.connect(tmp_path / "state.db") as connection:
         sql_mixin._set_sqlite_pragmas(connection, None)
-        assert connection.execute("PRAGMA busy_timeout").fetchone() == (60_000,)
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        connection.execute("CREATE TABLE t (x)")
+        for name, value in (
+            ("busy_timeout", 60_000),
+            ("page_size", 65_536),
+            ("journal_mode", "wal"),
+            ("synchronous", 1),
+        ):
+            assert connection.execute(f"PRAGMA {name}").fetchone() == (value,)
 
 
+@pytest.mark.usefixtures("pragmas_restored")
 def test_another_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", (("journal_mode", "WAL"),))
     with pytest.raises(ProcessError, match="no busy_timeout"):
-        superlink.be_patient_with_the_database()
+        superlink.set_up_database()

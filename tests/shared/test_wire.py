@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
@@ -21,6 +22,7 @@ from shared.wire import (
     encode,
     flat_digest,
     flatten,
+    from_npy,
     manifest_from_pairs,
     rounded,
     unflatten,
@@ -149,3 +151,38 @@ def test_the_digest_is_of_the_bytes(flat: Flat, data: st.DataObject) -> None:
 def test_the_digest_does_not_depend_on_the_byte_order_in_memory() -> None:
     flat = np.linspace(-1, 1, 9, dtype=np.float32)
     assert flat_digest(flat.astype(">f4")) == flat_digest(flat)
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+@given(hnp.arrays(st.sampled_from([np.float32, np.uint16, np.float64]), st.integers(0, 50)))
+def test_a_flat_array_comes_out_of_its_npy_bytes_as_numpy_loads_it(array: np.ndarray) -> None:
+    loaded = from_npy(npy(array))
+    assert loaded.tobytes() == array.tobytes()
+    assert (loaded.dtype, loaded.shape) == (array.dtype, array.shape)
+    assert not loaded.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"\x80\x04K\x01.",
+        npy(np.ones(3))[:-1],
+        npy(np.ones(3)) + b"x",
+        npy(np.ones((3, 1))),
+        npy(np.array(1.0)),
+        npy(np.array(["a", None], dtype=object)),
+        b"\x93NUMPY\x01\x00\xff\xff" + b"{" * 65535,
+        b"\x93NUMPY\x01\x00\x10\x00" + b"__import__('os')",
+        b"\x93NUMPY\x09\x00" + npy(np.ones(3))[8:],
+    ],
+)
+def test_bytes_that_hold_anything_else_are_refused(data: bytes) -> None:
+    with pytest.raises(WireError, match="expected a flat array in NumPy's format"):
+        from_npy(data)
