@@ -19,7 +19,8 @@ import numpy as np
 from client.site_folder import SiteFolder
 from server.certificates import ServerCertificates, write_certificates
 from server.run_folder import RunFolder
-from server.superlink import QUIET_FLOWER, Control, SuperLink, app_bundle, start_superlink
+from server.superlink import Control, SuperLink, app_bundle, start_superlink
+from shared.flower_settings import QUIET_FLOWER
 from shared.processes import adopt_orphans, descendants, end_descendants, free_ports
 from shared.profile import Profile
 from shared.study import Study

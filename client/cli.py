@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from shared.errors import ConsiliumError
+from shared.command import run_command
 
 app = typer.Typer(
     name="consilium-site",
@@ -145,14 +143,9 @@ def up(
 
 
 def main() -> None:
-    """Run the command; a mistake with a name is one sentence and an exit status that is not 0."""
+    """Run the command."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        app()
-    except ConsiliumError as problem:
-        said = Text.assemble((problem.code, "bold red"), f" {problem}")  # no markup: a path may hold brackets
-        Console(stderr=True).print(said, soft_wrap=True, highlight=False)
-        sys.exit(problem.exit_code)
+    run_command(app)
 
 
 if __name__ == "__main__":

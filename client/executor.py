@@ -21,7 +21,7 @@ from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
 from shared.errors import ProcessError
-from shared.flower_waits import quieten_logs, shorten_back_off
+from shared.flower_settings import quieten_logs, shorten_back_off
 from shared.processes import die_with_parent
 
 

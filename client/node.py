@@ -20,14 +20,12 @@ from types import SimpleNamespace
 
 from client.site_folder import SiteFolder
 from shared.errors import InputError, ProcessError
-from shared.flower_waits import quieten_logs, shorten_back_off
+from shared.flower_settings import QUIET_FLOWER, quieten_logs, shorten_back_off
 from shared.pacing import Pacing
 from shared.processes import free_ports, is_taken
 
 #: First and longest wait of the SuperNode between two looks for a message, and between two looks for a reply.
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 0.5
-
-QUIET_FLOWER = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
 def run_node(folder: SiteFolder, superlink: str, ca: Path, threads: int | None = None) -> None:

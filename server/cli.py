@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from shared.errors import ConsiliumError
+from shared.command import run_command
 
 app = typer.Typer(
     name="consilium-server",
@@ -91,13 +89,8 @@ def learned(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished r
 
 
 def main() -> None:
-    """Run the command; a mistake with a name is one sentence and an exit status that is not 0."""
-    try:
-        app()
-    except ConsiliumError as problem:
-        said = Text.assemble((problem.code, "bold red"), f" {problem}")  # no markup: a path may hold brackets
-        Console(stderr=True).print(said, soft_wrap=True, highlight=False)
-        sys.exit(problem.exit_code)
+    """Run the command."""
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from shared.errors import InstructionError
-from shared.flower_waits import shorten_back_off
+from shared.flower_settings import shorten_back_off
 from shared.messages import (
     ANSWER,
     BODY,

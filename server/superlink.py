@@ -16,9 +16,8 @@ from typing import IO, Any
 
 from server.certificates import ServerCertificates
 from shared.errors import ProcessError
+from shared.flower_settings import QUIET_FLOWER
 from shared.processes import die_with_parent
-
-QUIET_FLOWER = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 #: How a database file is used. Flower's own 5 s of waiting are exceeded where a model of many tensors is registered on a busy machine,
 #: and a node that gets an error for an answer ends. Large pages write and delete pieces of 5 MB in less than half the time; 1000 of them

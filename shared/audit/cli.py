@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shared.errors import ConsiliumError
+from shared.command import run_command
 
 app = typer.Typer(
     name="consilium-audit",
@@ -58,12 +57,8 @@ def verify(
 
 
 def main() -> None:
-    """Run the command; a mistake with a name is one sentence. Exit 3 where the files can't be read at all."""
-    try:
-        app()
-    except ConsiliumError as problem:
-        Console(stderr=True).print(f"[bold red]{problem.code}[/] {problem}", soft_wrap=True, highlight=False)
-        sys.exit(3)
+    """Run the command. Exit 3 where the files can't be read at all."""
+    run_command(app, mistake_status=3)
 
 
 if __name__ == "__main__":

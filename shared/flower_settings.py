@@ -1,5 +1,6 @@
-"""Flower's waits, shortened: its fixed back-offs are most of a small round.
+"""Settings of Flower that both houses share: no calls to its makers, shorter waits, quieter logs.
 
+Its fixed back-offs are most of a small round.
 The names that are changed are private to Flower; its version is pinned, and a missing name ends the process before it connects.
 """
 
@@ -8,6 +9,9 @@ from __future__ import annotations
 import logging
 
 from shared.errors import ProcessError
+
+#: Environment of every Flower process: nothing is reported, no update is looked for.
+QUIET_FLOWER = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 #: First and longest wait (s) for a piece of a message that its sender has announced but not yet sent; Flower's own: 1 and 10.
 FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 0.1, 0.5
