@@ -11,7 +11,7 @@ from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError, pull_objects
 
 from shared.errors import ProcessError
-from shared.flower_waits import shorten_back_off
+from shared.flower_settings import shorten_back_off
 
 
 @pytest.fixture(autouse=True)
