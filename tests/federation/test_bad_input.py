@@ -333,7 +333,7 @@ def processes_of(mark: str, site: str, *words: str) -> list[int]:
 def hard_run(hospitals: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[HardRun]:
     base = tmp_path_factory.mktemp("hard")
     changes = merged(
-        ROUNDS_ONLY, {"federation": {"quorum": 2, "round_deadline_s": 60}, "training": {"local_epochs": 4}}
+        ROUNDS_ONLY, {"federation": {"quorum": 2, "round_deadline_s": 45}, "training": {"local_epochs": 4}}
     )
     study = write_study(base / "study.yaml", changes)
     folder = RunFolder(base / "run")
