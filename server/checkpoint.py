@@ -113,7 +113,7 @@ def write_checkpoint(
         shutil.rmtree(hidden, ignore_errors=True)
         raise StorageError(
             f"{target}: the checkpoint of round {record.round} can't be written ({problem.strerror or problem}); "
-            "free some space, then launch again: the rounds before it are kept"
+            "free some space and start a new run; the rounds before it are kept in this folder"
         ) from None
     _forget_old(folder, record.round)
 
