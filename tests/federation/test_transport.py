@@ -73,10 +73,11 @@ def test_a_site_that_is_killed_in_a_round_leaves_nothing_behind_and_the_others_f
         while list(online(running).values()).count("online") < 3:
             assert time.monotonic() < limit, online(running)
             time.sleep(0.3)
-        children = children_of(running.nodes["berta"])
+        berta = running.nodes.pop("berta")
+        children = children_of(berta)
         assert children
-        os.kill(running.nodes["berta"].pid, signal.SIGKILL)
-        running.nodes["berta"].wait()
+        os.kill(berta.pid, signal.SIGKILL)
+        berta.wait()
         for pid in children:
             assert ends(pid), "the executor outlived its node"
         running.run_ours(run, deadline_s=150)
