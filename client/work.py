@@ -28,7 +28,7 @@ from shared.errors import WireError
 from shared.metrics.classification import figures
 from shared.models import build_network
 from shared.models.network import Network
-from shared.models.state import frozen_digest, load_travelling, travelling_arrays
+from shared.models.state import frozen_digest, load_travelling, travelling, travelling_arrays
 from shared.results import Evaluated, Prepared, Trained, Validation
 from shared.seeds import derived_seed
 from shared.wire import Manifest, flatten, unflatten
@@ -74,8 +74,7 @@ class _Bench:
         )
         read = time.perf_counter() - begun
         network = build_network(task.study, weights_root=task.folder.weights)
-        arrays = travelling_arrays(network)
-        manifest = Manifest.of(arrays)
+        manifest = Manifest.of(dict(travelling(network)))
         if manifest.digest() != task.instruction.manifest_digest:
             raise WireError("the coordinator's tensors have other names or shapes than this site's network")
         load_travelling(network, unflatten(task.model, manifest))

@@ -78,8 +78,7 @@ class Exchange:
 
     def online(self) -> dict[str, int]:
         """Node id of every expected site that is online now."""
-        nodes = self._grid.get_nodes() if hasattr(self._grid, "get_nodes") else ()
-        return {node.name: node.node_id for node in nodes if node.name in self._expected}
+        return {node.name: node.node_id for node in self._grid.get_nodes() if node.name in self._expected}
 
     def send(
         self,

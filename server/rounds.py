@@ -23,7 +23,7 @@ from shared.errors import NonFiniteUpdateError, QuorumError, StorageError, WireE
 from shared.messages import Instruction, Kind
 from shared.results import Evaluated, Prepared, SiteHello, Trained
 from shared.run_records import Event, FinalRecord, Miss, RoundRecord, RoundTiming, SiteTiming
-from shared.wire import Flat, bytes_on_wire, decode, encode, flat_digest
+from shared.wire import Flat, decode, encode, flat_digest
 
 
 class Coordinator:
@@ -178,7 +178,7 @@ class Coordinator:
         clock = time.monotonic()
         self._note("round", number=checkpoint.round, phase="evaluate")
         nodes = {site: node for site, node in self.exchange.online().items() if site in self.prepared}
-        sent = self._send("evaluate", checkpoint.round, nodes, checkpoint.flat, self.plan.evaluation_deadline_s)
+        self._send("evaluate", checkpoint.round, nodes, checkpoint.flat, self.plan.evaluation_deadline_s)
         pushed = time.monotonic() - clock
         results: dict[str, Evaluated] = {}
         missing: list[Miss] = []
@@ -201,7 +201,6 @@ class Coordinator:
         )
         if not results:
             raise QuorumError("no site evaluated the final model; the model itself is kept in the last round's folder")
-        del sent
 
     # -- arrivals ------------------------------------------------------------------------------------------------------
 
@@ -330,11 +329,6 @@ class Coordinator:
 
     def _note(self, kind: str, *, number: int | None = None, **values: object) -> None:
         self.folder.note(Event.model_validate({"at": time.time(), "kind": kind, "round": number, **values}))
-
-
-def expected_bytes(values: int, wire: str) -> int:
-    """Array bytes of one model or update on the wire."""
-    return bytes_on_wire(values, "bf16" if wire == "bf16" else "fp32")
 
 
 def _resolved(prepared: Prepared) -> dict[str, str]:

@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,13 @@ Flat = npt.NDArray[np.float32]
 _LONGEST_NPY_HEADER = 1 << 16
 
 _STORED: dict[Wire, type[np.float32] | type[np.uint16]] = {"fp32": np.float32, "bf16": np.uint16}
+
+
+class Shaped(Protocol):
+    """A NumPy array or a PyTorch tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +54,9 @@ class Manifest:
     tensors: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Manifest:
-        return cls(tuple(Tensor(name, tuple(array.shape)) for name, array in arrays.items()))
+    def of(cls, tensors: Mapping[str, Shaped]) -> Manifest:
+        """The manifest of arrays or tensors by name, in their order; only their shapes are looked at."""
+        return cls(tuple(Tensor(name, tuple(tensor.shape)) for name, tensor in tensors.items()))
 
     @property
     def size(self) -> int:

@@ -16,7 +16,6 @@ _MARK = ("CONSILIUM_TEST_SESSION", uuid.uuid4().hex)
 _OURS = ("server.", "client.", "consilium-", "flower", "flwr")
 
 os.environ[_MARK[0]] = _MARK[1]  # inherited by whatever the tests start
-os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

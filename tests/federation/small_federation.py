@@ -224,7 +224,7 @@ def start(
     preexec: Callable[[], None] | None = None,
 ) -> Command:  # fmt: skip
     mark = uuid.uuid4().hex
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", MARK: mark, **(environment or {})}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", MARK: mark, **(environment or {})}
     process = subprocess.Popen(
         arguments, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=True, preexec_fn=preexec,
