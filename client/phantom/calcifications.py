@@ -11,8 +11,6 @@ alone. Two findings of one load, contrast and region have the same overlay histo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -25,15 +23,6 @@ Mask = NDArray[np.bool_]
 _MAX_PARTICLES = 400
 _CORE_SHARE = 0.62
 """Share of the specified pixels that drawn particles cover; the rest is the blur around them."""
-
-
-@dataclass(frozen=True)
-class Particle:
-    """A place in the region's unit disc and the local duct direction in radians."""
-
-    x: float
-    y: float
-    direction: float
 
 
 def arrange(
