@@ -42,8 +42,9 @@ $(DEMO_DATA)/.complete: $(STAMP) $(wildcard client/phantom/*.py)
 	@$(BIN)/consilium-site phantom $(DEMO_DATA)/clara --patients 100 --seed 3 --scanner panel
 	@touch $@
 
+# Two files at a time: half of what takes long is real processes that wait for each other.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

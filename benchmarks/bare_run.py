@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from server.checkpoint import StartingModel, write_starting_model
+from server.registry import Registry, SiteRecord
 from server.run_folder import RunFolder, write_atomic
 from server.starting_model import claim_folder
 from shared.canonical import canonical_json
-from shared.release import code_digest, versions
+from shared.release import Release, code_digest, versions
 from shared.results import Epoch, Estimate, Evaluated, HeadResult, PartCounts, Prepared, Trained, Validation
 from shared.run_records import RunRecord
+from shared.signing import SigningKey
 from shared.study import Study
 from shared.wire import Flat, Manifest, bytes_on_wire, flatten
 
@@ -65,6 +68,25 @@ def bare_folder(path: Path, study: Study, arrays: Mapping[str, Flat], sites: lis
         ),
     )  # fmt: skip
     return folder
+
+
+def new_key() -> SigningKey:
+    """A signing key that lies in no file."""
+    return SigningKey(Ed25519PrivateKey.generate())
+
+
+def bare_registry(path: Path, keys: Mapping[str, SigningKey]) -> Registry:
+    """Sites as admitted, by name and signing key; without a node of Flower's."""
+    path.mkdir(parents=True, exist_ok=True)
+    registry = Registry(path)
+    for site, key in keys.items():
+        registry.put(
+            SiteRecord(
+                site=site, title=site, node_key="none", signing_key=str(key.public), release=Release.installed(),
+                admitted="2026-01-01T00:00:00+00:00",
+            )
+        )  # fmt: skip
+    return registry
 
 
 def resnet34_sized(seed: int = 0) -> dict[str, Flat]:

@@ -30,13 +30,14 @@ def transported(message: Message) -> Message:
 
 
 class InProcessGrid(Grid):
-    """Sites by name. While a run goes on, a site may be `offline`, or its replies `held` back."""
+    """Sites by name. While a run goes on, a site may be `offline`, its replies `held` back, or its node started anew (`activated`)."""
 
     def __init__(self, sites: Mapping[str, Site]) -> None:
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
         self.sites = dict(sites)
         self.offline: set[str] = set()
         self.held: set[str] = set()
+        self.activated: dict[str, str] = {}
         self._names = dict(enumerate(sorted(sites), start=100))
         self._waiting: dict[str, Message] = {}
 
@@ -53,7 +54,11 @@ class InProcessGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        return [NodeInfo(node_id=node, name=name) for node, name in self._names.items() if name not in self.offline]
+        return [
+            NodeInfo(node_id=node, name=name, last_activated_at=self.activated.get(name, ""))
+            for node, name in self._names.items()
+            if name not in self.offline
+        ]
 
     def get_node_ids(self) -> Iterable[int]:
         return [node.node_id for node in self.get_nodes()]

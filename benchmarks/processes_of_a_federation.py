@@ -9,21 +9,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from client.site_folder import SiteFolder
-from server.certificates import ServerCertificates, write_certificates
+from client.approvals import approve
+from client.site_folder import Coordinator, SiteFolder
+from server.certificates import ServerCertificates
+from server.checkpoint import read_starting_model
+from server.home import Home
+from server.registry import SiteRecord
 from server.run_folder import RunFolder
-from server.superlink import Control, SuperLink, app_bundle, start_superlink
+from server.starting_model import starting_point
+from server.superlink import Control, SuperLink, start_superlink
+from shared.documents import Publication
 from shared.flower_settings import QUIET_FLOWER
+from shared.own_bundle import app_bundle
 from shared.processes import adopt_orphans, descendants, end_descendants, free_ports
 from shared.profile import Profile
-from shared.study import Study
+from shared.release import Release
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,10 +48,10 @@ flower_superlink()
 
 @dataclass
 class Federation:
-    """A SuperLink with registered nodes. `folder` holds certificates, homes, site folders and logs."""
+    """A SuperLink with registered nodes. `folder` holds the coordinator's folder, the sites' folders and logs."""
 
     folder: Path
-    certificates: ServerCertificates
+    home: Home
     superlink: SuperLink
     control: Control
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -62,18 +69,36 @@ class Federation:
                 "data": {"layout": "cbis_ddsm", "root": str(path), "synthetic": True},
                 "policy": {"minimum_cell": 1},
             }  # fmt: skip
-            SiteFolder.create(path, Profile.model_validate(profile))
+            made = SiteFolder.create(path, Profile.model_validate(profile))
+            joined = Coordinator(
+                federation="benchmark", address=self.superlink.address, joined="now",
+                coordinator_key=str(self.home.signing_key().public),
+            )  # fmt: skip
+            (path / "coordinator.json").write_text(joined.model_dump_json())
+            made.ca.write_bytes(self.home.certificates.ca.read_bytes())
         return SiteFolder(path)
 
-    def start_node(self, name: str, *, register: bool = True) -> subprocess.Popen[bytes]:
+    def admit(self, name: str) -> None:
+        """Put the site into Flower and into the registry."""
+        site = self.site(name)
+        node = self.control.register(name, site.path / "keys" / "node.pub")
+        self.home.registry.put(
+            SiteRecord(
+                site=name, title=name, node_key=(site.path / "keys" / "node.pub").read_text(), node_id=str(node),
+                signing_key=str(site.signing_key().public), release=Release.installed(), admitted="now",
+            )
+        )  # fmt: skip
+
+    def start_node(self, name: str, *, register: bool = True, options: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """`consilium-site up`, with trivial work in the place of training."""
         site = self.site(name)
         if register:
-            self.control.register(name, site.path / "keys" / "node.pub")
+            self.admit(name)
         paths = [str(ROOT / "benchmarks" / "trivial_work"), str(ROOT), os.environ.get("PYTHONPATH", "")]
         command = [
             *(sys.executable, "-m", "client.cli", "up", str(site.path)),
-            *("--superlink", self.superlink.address, "--ca", str(self.certificates.ca), "--end-with-parent"),
+            *("--superlink", self.superlink.address, "--ca", str(site.ca), "--end-with-parent"),
+            *options,
         ]
         process = self._started(name, command, {"PYTHONPATH": os.pathsep.join(filter(None, paths))})
         if not register:
@@ -85,7 +110,7 @@ class Federation:
         site = self.site(name)
         self.control.register(name, site.path / "keys" / "node.pub")
         command = [
-            *(flower("supernode"), "--root-certificates", str(self.certificates.ca)),
+            *(flower("supernode"), "--root-certificates", str(self.home.certificates.ca)),
             *("--superlink", self.superlink.address, "--auth-supernode-private-key", str(site.node_key)),
             *("--host", "127.0.0.1", "--port", str(free_ports(1)[0])),
         ]
@@ -100,9 +125,9 @@ class Federation:
         self.nodes[name] = process
         return process
 
-    def run_ours(self, run: RunFolder, deadline_s: float) -> None:
-        """Lead the run in `run` to its end. Raises TimeoutError, RuntimeError."""
-        number = self.control.start_run(app_bundle(), {"run-dir": str(run.path)})
+    def run_ours(self, run: RunFolder, deadline_s: float, *, bundle: bytes | None = None) -> None:
+        """Lead the run in `run` to its end, submitted with the installed code or another `bundle`. Raises TimeoutError, RuntimeError."""
+        number = self.control.start_run(bundle or app_bundle(), {"home": str(self.home.path), "run-dir": str(run.path)})
         self.wait(lambda: run.run().state in ("finished", "failed", "stopped"), number, deadline_s)
         if run.run().state != "finished":
             raise RuntimeError(f"the run {run.run().state}: {run.run().reason}")
@@ -142,9 +167,8 @@ def federation(folder: Path, *, database: Path | None = None, plain: bool = Fals
     adopt_orphans()
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the block's processes end with it
     folder.mkdir(parents=True, exist_ok=True)
-    certificates = write_certificates(folder / "certificates", ["127.0.0.1", "localhost"])
-    port, home = free_ports(1)[0], folder / "flwr"
-    home.mkdir()
+    coordinator = Home.create(folder / "coordinator", "benchmark", ["127.0.0.1"], address="127.0.0.1:1")
+    certificates, port, home = coordinator.certificates, free_ports(1)[0], coordinator.path / "flwr"
     try:
         with (folder / "superlink.log").open("ab") as log:
             if plain:
@@ -156,7 +180,7 @@ def federation(folder: Path, *, database: Path | None = None, plain: bool = Fals
         control = Control(superlink)
         try:
             control.wait_until_ready()
-            yield Federation(folder, certificates, superlink, control)
+            yield Federation(folder, coordinator, superlink, control)
         finally:
             control.close()
     finally:
@@ -214,6 +238,13 @@ class CpuClock:
             self._notes.append((time.time(), total))
 
 
-def approve_everywhere(running: Federation, sites: list[str], study: Study) -> None:
+def approve_everywhere(running: Federation, sites: list[str], run: RunFolder) -> None:
+    """Each of `sites` approves the study of `run`, with its starting model."""
+    study = run.study()
+    publication = Publication(
+        federation="benchmark", coordinator_key=str(running.home.signing_key().public), study=study.to_data(),
+        study_digest=study.digest(), starting_point=starting_point(read_starting_model(run), study.federation.wire),
+        runs=1, expires="2999-12-31", created="now", release=Release.installed(),
+    )  # fmt: skip
     for name in sites:
-        running.site(name).approve(study, by="the benchmark", study_folder=running.folder)
+        approve(running.site(name), publication, by="the benchmark", weights_folder=running.folder)

@@ -107,7 +107,7 @@ def ours(folder: Path, arrays: dict[str, Flat], rounds: int, wire: Literal["fp32
     study = bare_study(rounds=rounds, quorum=len(SITES), wire=wire)
     run = bare_folder(folder / "run", study, arrays, SITES)
     with CpuClock() as clock, federation(folder, database=None if memory else folder / "state.db") as running:
-        approve_everywhere(running, SITES, study)
+        approve_everywhere(running, SITES, run)
         for name in SITES:
             running.start_node(name)
         running.run_ours(run, DEADLINE_S)

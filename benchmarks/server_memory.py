@@ -23,16 +23,19 @@ from rich.table import Table
 
 from benchmarks.bare_run import (
     bare_folder,
+    bare_registry,
     bare_study,
     evaluated_answer,
+    new_key,
     prepared_answer,
     resnet34_sized,
     trained_answer,
 )
 from benchmarks.in_process_grid import InProcessGrid
 from server.rounds import Coordinator
-from shared.messages import ANSWER, BODY, FLAT, INSTRUCTION, UPDATE, Answer, read_instruction
+from shared.messages import ANSWER, BODY, FLAT, INSTRUCTION, UPDATE, Answer, read_instruction, sign_answer
 from shared.results import SiteHello
+from shared.signing import PublicKey
 from shared.wire import Flat, flat_digest
 
 #: Growth from the fewest to the most sites that passes, as a share of the model.
@@ -56,22 +59,25 @@ class Peak:
 class ConstantSite:
     """Answers with one update that all sites share, so that sites add nothing to what is measured."""
 
-    def __init__(self, name: str, update: Flat, digest: str) -> None:
+    def __init__(self, name: str, update: Flat, digest: str, *, coordinator: PublicKey) -> None:
         self._hello = SiteHello(site=name, code_digest="0" * 64, versions={})
         self._update, self._digest = update, digest
+        self._coordinator, self.key = coordinator, new_key()
 
     def __call__(self, message: Message) -> Message:
-        instruction = read_instruction(str(message.content.config_records[INSTRUCTION][BODY]))
+        text = str(message.content.config_records[INSTRUCTION][BODY])
+        instruction, digest = read_instruction(text, self._coordinator)
+        answers = Answer(hello=self._hello, instruction=digest, round=instruction.round)
+        records = {}
         if instruction.kind == "train":
-            body = Answer(
-                hello=self._hello, round=instruction.round, trained=trained_answer(), update_digest=self._digest
-            )
+            answered = answers.model_copy(update={"trained": trained_answer(), "update_digest": self._digest})
             records = {UPDATE: ArrayRecord({FLAT: Array(self._update)})}
         elif instruction.kind == "prepare":
-            body, records = Answer(hello=self._hello, round=0, prepared=prepared_answer()), {}
+            answered = answers.model_copy(update={"prepared": prepared_answer()})
         else:
-            body, records = Answer(hello=self._hello, round=instruction.round, evaluated=evaluated_answer()), {}
-        return Message(RecordDict({ANSWER: ConfigRecord({BODY: body.model_dump_json()}), **records}), reply_to=message)
+            answered = answers.model_copy(update={"evaluated": evaluated_answer()})
+        content = RecordDict({ANSWER: ConfigRecord({BODY: sign_answer(answered, self.key)}), **records})
+        return Message(content, reply_to=message)
 
 
 def peak_of_run(folder: Path, arrays: Mapping[str, Flat], sites: int) -> Peak:
@@ -81,11 +87,14 @@ def peak_of_run(folder: Path, arrays: Mapping[str, Flat], sites: int) -> Peak:
     size = sum(array.size for array in arrays.values())
     update = np.full(size, 0.001, dtype=np.float32)
     digest = flat_digest(update)
-    grid = InProcessGrid({name: ConstantSite(name, update, digest) for name in names})
+    key = new_key()
+    fakes = {name: ConstantSite(name, update, digest, coordinator=key.public) for name in names}
+    registry = bare_registry(folder / "coordinator", {name: fake.key for name, fake in fakes.items()})
+    grid = InProcessGrid(fakes)
     begun = time.monotonic()
     tracemalloc.start()
     try:
-        Coordinator(grid, run).conduct()
+        Coordinator(grid, run, registry=registry, key=key).conduct()
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from client import cli_consent, cli_joining, cli_machine, cli_records
 from shared.command import run_command
 
 app = typer.Typer(
@@ -84,54 +85,56 @@ def phantom(
 def init(
     folder: Folder,
     profile: Annotated[Path, typer.Option(help="Site profile: a folder with profile.yaml, or the file")],
-    approve: Annotated[Path | None, typer.Option(help="Also approve this study")] = None,
 ) -> None:
-    """Make the site's folder: node key, and room for approvals, cache and results. Private keys never leave it.
+    """Make the site's folder: its keys, and room for approvals, cache and results. Private keys never leave it.
 
     Example: consilium-site init /var/lib/consilium --profile sites/demo/anna
     """
     from client.site_folder import SiteFolder
     from shared.profile import load_profile
-    from shared.study import load_study
 
-    study = load_study(approve) if approve is not None else None
-    made = SiteFolder.create(folder, load_profile(profile))
-    if study is not None and approve is not None:
-        made.approve(study, by="consilium-site init --approve", study_folder=approve.parent)
-    Console().print(
-        f"{folder}: made; give {folder / 'keys' / 'node.pub'} to the coordinator", soft_wrap=True, markup=False
-    )
+    SiteFolder.create(folder, load_profile(profile))
+    Console().print(f"{folder}: made; next: consilium-site request {folder}", soft_wrap=True, markup=False)
 
 
-@app.command()
-def approve(
-    folder: Folder, study: Annotated[Path, typer.Argument(help="Study file, as the coordinator published it")]
-) -> None:
-    """Approve a study, by its digest: without an approval a node does not open its data.
-
-    Example: consilium-site approve /var/lib/consilium study.yaml
-    """
-    from client.site_folder import SiteFolder
-    from shared.study import load_study
-
-    loaded = load_study(study)
-    site = SiteFolder(folder)
-    site.profile()
-    approval = site.approve(loaded, by="consilium-site approve", study_folder=study.parent)
-    Console().print(f"approved: {approval.study_name}, digest {approval.study_digest}", soft_wrap=True)
+app.command()(cli_joining.request)
+app.command()(cli_joining.join)
+app.command()(cli_consent.review)
+app.command()(cli_consent.approve)
+app.command()(cli_consent.decline)
+app.command()(cli_records.status)
+app.command()(cli_records.results)
+app.command()(cli_records.withdraw)
+app.command()(cli_machine.doctor)
+app.command()(cli_machine.gateway)
+app.command()(cli_machine.service)
 
 
 @app.command()
 def up(
     folder: Folder,
-    superlink: Annotated[str, typer.Option(help="HOST:PORT of the coordinator's SuperLink")],
-    ca: Annotated[Path, typer.Option(help="The coordinator's CA certificate (PEM)")],
+    superlink: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT to connect to, in place of the coordinator's address: a gateway of this hospital, say"
+        ),
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="CA certificate (PEM) that signs it, in place of the coordinator's")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, where the profile names none")] = None,
+    any_release: Annotated[
+        bool,
+        typer.Option(
+            "--any-release",
+            help="DEVELOPMENT ONLY: also work for a coordinator with another release; the own code runs, and it is recorded",
+        ),
+    ] = False,
     end_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
-    """Run the hospital's node until it is stopped.
+    """Run the hospital's node until it is stopped. It waits for a coordinator that can't be reached.
 
-    Example: consilium-site up /var/lib/consilium --superlink fl.example.org:443 --ca ca.crt
+    Example: consilium-site up /var/lib/consilium
     """
     from client.node import run_node
     from client.site_folder import SiteFolder
@@ -139,7 +142,7 @@ def up(
 
     if end_with_parent:
         die_with_parent()
-    run_node(SiteFolder(folder.resolve()), superlink, ca, threads)
+    run_node(SiteFolder(folder.resolve()), superlink, ca, threads, any_release=any_release)
 
 
 def main() -> None:

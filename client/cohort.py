@@ -1,17 +1,16 @@
 """A hospital's images as one study sees them: opened in full at the first message of a run, and in a moment at all later ones.
 
 Reading tables, telling masks from crops, hashing files and decoding images is done once. What the later messages need - labels, patients,
-parts, and where the prepared images lie - is kept in the run's own folder (mode 0600), so the data of a run is fixed at its round 0.
+parts, and where the prepared images lie - is kept in the run's own folder (mode 0600), so the data of a run is fixed at its round 0,
+but for patients who withdraw: they are in no part from the next message on.
 """
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,31 +18,43 @@ from numpy.typing import NDArray
 from client.data.cache import ImageStore, prepare_store
 from client.data.records import Part
 from client.data.registry import open_holding
-from client.data.selection import choose
+from client.data.selection import Cohort, choose
 from client.data.splits import PARTS
-from client.private_file import write_private
-from shared.errors import DataError
+from client.roll import Roll, load_roll, save_roll
+from client.site_folder import SiteFolder
+from client.withdrawn import Tags, withdrawn_tags
+from shared.errors import DataError, PolicyError
 from shared.profile import Profile
 from shared.results import PartCounts
 from shared.study import Study
 
 log = logging.getLogger("consilium.site")
 
-_FILE = "cohort.npz"
 _UNREADABLE_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
 class OpenCohort:
-    """N images of a study at this hospital; `parts` hold ascending rows of `store`, of readable images only."""
+    """The run's roll, and its N prepared images."""
 
-    keys: tuple[str, ...]
-    labels: NDArray[np.int64]
-    patients: NDArray[np.int64]
-    parts: Mapping[Part, NDArray[np.int64]]
+    roll: Roll
     store: ImageStore
-    left_out: int
-    unreadable: int
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.roll.keys
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self.roll.labels
+
+    @property
+    def patients(self) -> NDArray[np.int64]:
+        return self.roll.patients
+
+    @property
+    def parts(self) -> Mapping[Part, NDArray[np.int64]]:
+        return self.roll.parts
 
     def counts(self, classes: int) -> dict[Part, PartCounts]:
         """Patients and images of each part, images by class."""
@@ -58,79 +69,90 @@ class OpenCohort:
 
 
 def open_cohort(
-    study: Study, profile: Profile, cache: Path, run_folder: Path, progress: Callable[[int, int], None] | None = None
+    study: Study, folder: SiteFolder, run_folder: Path, progress: Callable[[int, int], None] | None = None
 ) -> OpenCohort:
     """The run's cohort: from its file where this run has opened it before, else from the hospital's data.
 
-    Raises DataError, UnreadableImageError, SplitLeakError, PolicyError, StorageError.
+    Raises DataError, UnreadableImageError, SplitLeakError, PolicyError, StorageError, InputError (who has withdrawn can't be known).
     """
-    kept = _read(run_folder / _FILE, study)
-    if kept is not None:
-        return kept
-    holding = open_holding(profile, unit=study.task.unit)
-    cohort = choose(study, holding, minimum_patients=profile.policy.minimum_patients)
+    profile = folder.profile()
+    opened = _kept(run_folder, study)
+    if opened is None:
+        opened = _opened(study, profile, folder, progress)
+        save_roll(run_folder, opened.roll.without(withdrawn_tags(folder)))
+    roll = opened.roll.without(withdrawn_tags(folder))
+    if roll.withdrawn:
+        _require_patients(roll, profile)
+    _require_classes(roll, study)
+    return OpenCohort(roll, replace(opened.store, readable=roll.readable))
+
+
+def selected(study: Study, folder: SiteFolder) -> Cohort:
+    """The records that the study works on here, by tables alone: no image is read.
+
+    Raises DataError, SplitLeakError, PolicyError, ProfileError, InputError.
+    """
+    profile = folder.profile()
+    tags, gone = Tags.of(folder), withdrawn_tags(folder)
+    return choose(
+        study,
+        open_holding(profile, unit=study.task.unit),
+        minimum_patients=profile.policy.minimum_patients,
+        withdrawn=lambda patient: tags.tag(patient) in gone,
+    )
+
+
+def _opened(
+    study: Study, profile: Profile, folder: SiteFolder, progress: Callable[[int, int], None] | None
+) -> OpenCohort:
+    cohort = selected(study, folder)
     store = prepare_store(
-        cohort.records, study.preprocessing, cache, unreadable=profile.data.unreadable, progress=progress
+        cohort.records, study.preprocessing, folder.cache, unreadable=profile.data.unreadable, progress=progress
     )
     for problem in (*cohort.problems, *store.problems)[:_UNREADABLE_NAMED]:
         log.warning("left out: %s", problem)
-    parts = {part: rows[store.readable[rows]] for part, rows in cohort.parts.items()}
-    _require_classes(cohort.labels, parts, study)
-    opened = OpenCohort(
+    tags = Tags.of(folder)
+    roll = Roll(
+        study=study.digest(),
+        images=str(getattr(store.images, "filename", "")),
         keys=tuple(record.key for record in cohort.records),
         labels=cohort.labels,
         patients=cohort.patients,
-        parts=parts,
-        store=store,
+        tags=tuple(tags.tag(record.patient) for record in cohort.records),
+        readable=store.readable,
+        parts={part: rows[store.readable[rows]] for part, rows in cohort.parts.items()},
         left_out=cohort.left_out,
         unreadable=len(cohort.problems) + len(store.problems),
     )
-    _write(run_folder / _FILE, opened, study)
-    return opened
+    return OpenCohort(roll, store)
 
 
-def _require_classes(labels: NDArray[np.int64], parts: Mapping[Part, NDArray[np.int64]], study: Study) -> None:
-    """Images that can't be read may have been a class's last ones."""
-    for part in ("train", "test"):
-        rows = parts[part]
-        if len(np.unique(labels[rows])) < 2:
-            raise DataError(
-                f"the {part} part has {len(rows)} readable images of {len(np.unique(labels[rows]))} class(es)"
-            )
-
-
-def _write(path: Path, cohort: OpenCohort, study: Study) -> None:
-    arrays: dict[str, NDArray[Any]] = {
-        "study": np.array(study.digest()),
-        "keys": np.array(cohort.keys, dtype=np.str_),
-        "labels": cohort.labels,
-        "patients": cohort.patients,
-        "images": np.array(str(getattr(cohort.store.images, "filename", ""))),
-        "readable": cohort.store.readable,
-        "counts": np.array([cohort.left_out, cohort.unreadable]),
-        **{f"part.{part}": cohort.parts[part] for part in PARTS},
-    }
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    write_private(path, buffer.getvalue())
-
-
-def _read(path: Path, study: Study) -> OpenCohort | None:
+def _kept(run_folder: Path, study: Study) -> OpenCohort | None:
     """None where there is none, it is another study's, or its images are gone from the cache."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            if str(stored["study"]) != study.digest():
-                return None
-            images = np.load(str(stored["images"]), mmap_mode="r", allow_pickle=False)
-            left_out, unreadable = (int(value) for value in stored["counts"])
-            return OpenCohort(
-                keys=tuple(stored["keys"].tolist()),
-                labels=stored["labels"],
-                patients=stored["patients"],
-                parts={part: stored[f"part.{part}"] for part in PARTS},
-                store=ImageStore(images, stored["readable"], ()),
-                left_out=left_out,
-                unreadable=unreadable,
-            )
-    except (OSError, ValueError, KeyError, EOFError):
+    roll = load_roll(run_folder)
+    if roll is None or roll.study != study.digest():
         return None
+    try:
+        images = np.load(roll.images, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return OpenCohort(roll, ImageStore(images, roll.readable, ()))
+
+
+def _require_patients(roll: Roll, profile: Profile) -> None:
+    """Patients who withdraw in the middle of a run may leave too few."""
+    rows = np.concatenate([roll.parts[part] for part in PARTS])
+    reached, least = len(np.unique(roll.patients[rows])), profile.policy.minimum_patients
+    if reached < least:
+        raise PolicyError(
+            f"patients have withdrawn: {reached} are left, but policy.minimum_patients of the profile is {least}"
+        )
+
+
+def _require_classes(roll: Roll, study: Study) -> None:
+    """Images that can't be read, or patients who withdrew, may have been a class's last ones."""
+    for part in ("train", "test"):
+        rows = roll.parts[part]
+        classes = len(np.unique(roll.labels[rows]))
+        if classes < 2:
+            raise DataError(f"the {part} part has {len(rows)} readable images of {classes} class(es)")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from shared.errors import ProfileError
+
+log = logging.getLogger("consilium.site")
 
 
 def chosen_device(setting: str) -> torch.device:
@@ -15,6 +19,19 @@ def chosen_device(setting: str) -> torch.device:
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise ProfileError(f"device: {setting} is not there; this machine has {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def limit_memory(device: torch.device, gigabytes: float | None) -> None:
+    """Let this process take at most `gigabytes` (10^9 bytes) of a GPU's memory; beyond it PyTorch raises OutOfMemoryError.
+
+    None sets no limit. On a CPU there is no such limit, and the site's log says so.
+    """
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        share = 1.0 if gigabytes is None else min(1.0, gigabytes * 1e9 / total)
+        torch.cuda.set_per_process_memory_fraction(share, device)
+    elif gigabytes is not None:
+        log.warning("policy.maximum_device_memory_gb has no effect: this site computes on a CPU")
 
 
 def device_name(device: torch.device) -> str:

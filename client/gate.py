@@ -1,20 +1,28 @@
-"""The one door of a hospital: approval on the way in, the egress contract on the way out (laws 1 and 2 of the design).
+"""The one door of a hospital: signature and approval on the way in, the egress contract on the way out (laws 1 and 2 of the design).
 
-Every message, whatever its kind, passes `answer`. What leaves is built here and nowhere else: one JSON text of a known schema, and
-one flat array of known length, dtype and bounded norm. An error leaves as its code; its text goes to the hospital's own log.
+Every message, whatever its kind, passes `answer`. Nothing of it is looked at before the coordinator's signature, and no data is opened
+before everything that can be checked without has been. What leaves is built here and nowhere else: one signed text of a known
+schema, and one flat array of known length, dtype and bounded norm. An error leaves as its code; its text goes to the hospital's own
+log. The node looks once more at what really goes out (`client.door`).
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
+from client.answered import Answered, find, keep
+from client.approvals import Approval, require_approval
+from client.policy import clamped, clamped_preparation, require_within, smallest_cell
 from client.site_folder import SiteFolder
 from shared.errors import (
     UNEXPECTED_CODE,
@@ -23,7 +31,10 @@ from shared.errors import (
     InstructionError,
     NonFiniteUpdateError,
     PolicyError,
+    ReleaseError,
+    ReplayError,
 )
+from shared.logs import log_context
 from shared.messages import (
     ANSWER,
     BODY,
@@ -35,16 +46,22 @@ from shared.messages import (
     Instruction,
     read_answer,
     read_instruction,
+    sign_answer,
 )
+from shared.private_file import write_private
 from shared.profile import Profile
-from shared.release import code_digest, versions
+from shared.release import Release
 from shared.results import Evaluated, Prepared, Refused, SiteHello, Trained
+from shared.signing import PublicKey, SigningKey
 from shared.study import Study, study_from_data
 from shared.wire import Flat, decode, encode, flat_digest, from_npy
 
 log = logging.getLogger("consilium.site")
 
 _CHUNK = 1 << 18  # values of float64 held at a time, for the norm
+
+#: How far the clocks of coordinator and hospital may differ; Flower's node authentication allows the same.
+CLOCK_TOLERANCE_MS = 300_000
 
 Array1D = npt.NDArray[np.generic]
 
@@ -70,45 +87,88 @@ class Result:
     update: Flat | None = None
 
 
-def answer(message: Message, folder: SiteFolder, work: Callable[[Task], Result]) -> Message:
-    """The reply to one message. Never raises: a mistake becomes `Refused` with a code."""
-    try:
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """Who answers, and with which key."""
+
+    profile: Profile
+    hello: SiteHello
+    key: SigningKey
+
+    @classmethod
+    def of(cls, folder: SiteFolder, *, any_release: bool = False) -> _Site:
         profile = folder.profile()
-    except ConsiliumError as problem:  # without a profile the site has no name to answer with
+        return cls(profile, hello(profile, any_release=any_release), folder.signing_key())
+
+
+def answer(
+    message: Message, folder: SiteFolder, work: Callable[[Task], Result], *, any_release: bool = False
+) -> Message:
+    """The signed reply to one message. Never raises: a mistake becomes `Refused` with a code.
+
+    `any_release` is the development override: the coordinator's release need not be this one, and the answer says so.
+    """
+    try:
+        site = _Site.of(folder, any_release=any_release)
+    except ConsiliumError as problem:  # without a profile and a key the site has no name to answer with
         log.error("%s: %s", problem.code, problem)
         return Message(Error(0, problem.code), reply_to=message)
-    number = 0
-    try:
-        instruction = _instruction(message)
-        number = instruction.round
-        task = _admit(instruction, message, profile, folder)
-        content = _released(work(task), task)
-    except ConsiliumError as problem:
-        log.error("%s: %s", problem.code, problem)
-        content = _refusal(profile, number, problem.code)
-    except Exception:
-        log.exception("%s: unexpected", UNEXPECTED_CODE)
-        content = _refusal(profile, number, UNEXPECTED_CODE)
+    number, digest = 0, None
+    with ExitStack() as named:
+        try:
+            instruction, digest = _instruction(message, folder)
+            number = instruction.round
+            named.enter_context(log_context(run=instruction.run, round=number))
+            task = _admit(instruction, message, site, folder)
+            content = _answered_before(task, digest, site) or _released(work(task), task, digest, site)
+        except ConsiliumError as problem:
+            log.error("%s: %s", problem.code, problem)
+            content = _refusal(site, number, digest, problem.code)
+        except Exception:
+            log.exception("%s: unexpected", UNEXPECTED_CODE)
+            content = _refusal(site, number, digest, UNEXPECTED_CODE)
     return Message(content, reply_to=message)
 
 
-def _instruction(message: Message) -> Instruction:
+def refusal_message(message: Message, folder: SiteFolder, code: str) -> Message:
+    """A signed refusal of a message that was not opened. Never raises."""
     try:
-        return read_instruction(str(message.content.config_records[INSTRUCTION][BODY]))
+        return Message(_refusal(_Site.of(folder), 0, None, code), reply_to=message)
+    except ConsiliumError:
+        return Message(Error(0, code), reply_to=message)
+
+
+def _instruction(message: Message, folder: SiteFolder) -> tuple[Instruction, str]:
+    """The coordinator's signature comes first; what is not signed by it is not looked at."""
+    try:
+        text = str(message.content.config_records[INSTRUCTION][BODY])
     except KeyError:
         raise InstructionError("the message holds no instruction") from None
+    return read_instruction(text, PublicKey.read(folder.coordinator().coordinator_key))
 
 
-def _admit(instruction: Instruction, message: Message, profile: Profile, folder: SiteFolder) -> Task:
+def _admit(instruction: Instruction, message: Message, site: _Site, folder: SiteFolder) -> Task:
     """Check everything that can be checked before any data is opened."""
+    profile = site.profile
+    if instruction.site != profile.site:
+        raise InstructionError(f"the instruction is meant for {instruction.site}, not for {profile.site}")
+    own = Release.installed()
+    if instruction.release.code_digest != own.code_digest and not site.hello.any_release:
+        raise ReleaseError(
+            f"the coordinator runs {instruction.release.versions.get('consilium')} (code {instruction.release.code_digest[:12]}), "
+            f"but installed here is {own.versions.get('consilium')} (code {own.code_digest[:12]})"
+        )
+    _require_fresh(instruction, folder)
     study = study_from_data(instruction.study)
     if study.digest() != instruction.study_digest:
         raise InstructionError("the study's digest is not the one that the instruction names")
-    folder.require_approval(study)
-    if study.federation.rounds > profile.policy.maximum_rounds or instruction.round > study.federation.rounds:
+    approval = require_approval(
+        folder, study, coordinator_key=folder.coordinator().coordinator_key, run=instruction.run, release=own
+    )
+    require_within(study, profile.policy)
+    if instruction.round > study.federation.rounds:
         raise PolicyError(
-            f"the study asks for round {instruction.round} of {study.federation.rounds}, "
-            f"but this site allows {profile.policy.maximum_rounds}"
+            f"the instruction is of round {instruction.round}, but the study has {study.federation.rounds}"
         )
     try:
         array = from_npy(message.content.array_records[MODEL][FLAT].data)
@@ -116,10 +176,40 @@ def _admit(instruction: Instruction, message: Message, profile: Profile, folder:
         raise InstructionError("the message holds no model") from None
     if flat_digest(array) != instruction.model_digest:
         raise InstructionError("the model's digest is not the one that the instruction names")
+    _require_start(instruction, approval)
     return Task(instruction, study, profile, folder, decode(array, study.federation.wire))
 
 
-def _released(result: Result, task: Task) -> RecordDict:
+def _require_fresh(instruction: Instruction, folder: SiteFolder) -> None:
+    """Each instruction is carried out once, in the order in which they were issued. Raises ReplayError, StorageError."""
+    now = int(time.time() * 1000)
+    if now > instruction.expires + CLOCK_TOLERANCE_MS or now < instruction.issued - CLOCK_TOLERANCE_MS:
+        raise ReplayError(
+            f"the instruction of round {instruction.round} was issued {(now - instruction.issued) / 1000:.0f} s ago and had "
+            f"{(instruction.expires - instruction.issued) / 1000:.0f} s to be begun in; compare the clocks of both machines"
+        )
+    path = folder.run_folder(instruction.run) / "last-instruction"
+    try:
+        last = int(path.read_text())
+    except FileNotFoundError:
+        last = -1
+    except (OSError, ValueError):
+        raise ReplayError(f"{path}: can't be read, so nobody knows which instructions came before") from None
+    if instruction.issued <= last:
+        raise ReplayError(f"an instruction of run {instruction.run} came again, or after a newer one")
+    write_private(path, str(instruction.issued).encode())
+
+
+def _require_start(instruction: Instruction, approval: Approval) -> None:
+    """The run starts from the model that was approved. Raises InstructionError."""
+    start = approval.starting_point
+    if instruction.manifest_digest != start.manifest_digest:
+        raise InstructionError("the model's tensors are not those of the approved starting model")
+    if instruction.kind == "prepare" and instruction.model_digest != start.model_digest:
+        raise InstructionError("the starting model is not the one that was approved")
+
+
+def _released(result: Result, task: Task, digest: str, site: _Site) -> RecordDict:
     """The egress contract. Raises EgressError, NonFiniteUpdateError, PolicyError; then nothing but a code leaves."""
     kind = task.instruction.kind
     given = {
@@ -132,23 +222,56 @@ def _released(result: Result, task: Task) -> RecordDict:
     array: Array1D | None = None
     if result.update is not None:
         array = _checked_update(result.update, task)
-    if result.prepared is not None:
-        _check_prepared(result.prepared, task)
-    if result.evaluated is not None:
-        _check_cells(result.evaluated, task)
+    policy = task.profile.policy
+    prepared = clamped_preparation(result.prepared, policy) if result.prepared is not None else None
+    evaluated = clamped(result.evaluated, policy) if result.evaluated is not None else None
+    if prepared is not None:
+        _check_prepared(prepared, task)
+    if evaluated is not None:
+        _check_cells(evaluated, task)
     body = Answer(
-        hello=hello(task.profile),
+        hello=site.hello,
+        instruction=digest,
         round=task.instruction.round,
-        prepared=result.prepared,
+        prepared=prepared,
         trained=result.trained,
-        evaluated=result.evaluated,
+        evaluated=evaluated,
         update_digest=flat_digest(array) if array is not None else None,
     )
-    text = body.model_dump_json(warnings="error")
+    content = _content(body, array, site)
+    if result.trained is not None and array is not None:
+        keep(folder_of(task), task.instruction, Answered(result.trained, array))
+    return content
+
+
+def _answered_before(task: Task, digest: str, site: _Site) -> RecordDict | None:
+    """The answer that left already for this round and this model, under the new instruction's name."""
+    if task.instruction.kind != "train" or (kept := find(folder_of(task), task.instruction)) is None:
+        return None
+    log.info("round %s was trained already: the same answer is sent again", task.instruction.round)
+    body = Answer(
+        hello=site.hello,
+        instruction=digest,
+        round=task.instruction.round,
+        trained=kept.trained,
+        update_digest=flat_digest(kept.update),
+    )
+    return _content(body, kept.update, site)
+
+
+def folder_of(task: Task) -> Path:
+    """The site's own folder of the run."""
+    return task.folder.run_folder(task.instruction.run)
+
+
+def _content(body: Answer, array: Array1D | None, site: _Site) -> RecordDict:
+    text = sign_answer(body, site.key)
     try:
-        read_answer(text)  # checked once more from the text itself: what was built past its schema does not leave
+        read_answer(
+            text, site.key.public
+        )  # checked once more from the text itself: what was built past its schema does not leave
     except InstructionError as problem:
-        raise EgressError(f"the result of '{kind}' is outside its schema: {problem}") from None
+        raise EgressError(f"the answer of round {body.round} is outside its schema: {problem}") from None
     content = RecordDict({ANSWER: ConfigRecord({BODY: text})})
     if array is not None:
         content[UPDATE] = ArrayRecord({FLAT: Array(array)})
@@ -174,7 +297,7 @@ def _check_prepared(prepared: Prepared, task: Task) -> None:
 
 def _check_cells(evaluated: Evaluated, task: Task) -> None:
     """Histograms by the larger minimum of the study's and the site's."""
-    smallest = max(task.study.evaluation.minimum_cell, task.profile.policy.minimum_cell)
+    smallest = smallest_cell(task.study, task.profile.policy)
     for head in (evaluated.network, evaluated.svm, evaluated.svm_paper):
         if head is not None and head.histogram is not None and head.histogram.minimum_cell < smallest:
             raise EgressError(f"a histogram's cells count from {head.histogram.minimum_cell}, not from {smallest}")
@@ -197,11 +320,12 @@ def _checked_update(update: Flat, task: Task) -> Array1D:
     return encode(update, task.study.federation.wire)
 
 
-def _refusal(profile: Profile, number: int, code: str) -> RecordDict:
-    body = Answer(hello=hello(profile), round=number, refused=Refused(code=code))
-    return RecordDict({ANSWER: ConfigRecord({BODY: body.model_dump_json()})})
+def _refusal(site: _Site, number: int, digest: str | None, code: str) -> RecordDict:
+    body = Answer(hello=site.hello, instruction=digest, round=number, refused=Refused(code=code))
+    return RecordDict({ANSWER: ConfigRecord({BODY: sign_answer(body, site.key)})})
 
 
-def hello(profile: Profile) -> SiteHello:
+def hello(profile: Profile, *, any_release: bool = False) -> SiteHello:
     """Who answers, and with which code."""
-    return SiteHello(site=profile.site, code_digest=code_digest(), versions=versions())
+    own = Release.installed()
+    return SiteHello(site=profile.site, code_digest=own.code_digest, versions=own.versions, any_release=any_release)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from client.private_file import write_private
 from shared.errors import WeightsError
+from shared.private_file import write_private
 
 
 def save(optimiser: torch.optim.Optimizer, path: Path) -> None:

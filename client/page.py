@@ -26,8 +26,8 @@ from client.page_figures import (
     roc_points,
 )
 from client.page_template import MACROS, PAGE
-from client.private_file import write_private
 from shared.metrics.classification import Predictions
+from shared.private_file import write_private
 from shared.profile import Profile
 from shared.results import METRICS, Difference, Estimate, Evaluated, HeadResult
 from shared.study import Study

@@ -3,7 +3,11 @@
 site.json            the profile, as resolved when the folder was made
 keys/node.key        ECDSA P-384, OpenSSH form, mode 0600; node.pub beside it is what the coordinator registers
 keys/executor.secret between the SuperNode and its executor on this machine
-approvals/DIGEST.json
+keys/signing.key     Ed25519, signs what the site answers; signing.pub beside it is what the coordinator registers
+keys/tls.key         ECDSA P-256; after `join`, tls.pem is its client certificate and ca.crt the coordinator's authority
+coordinator.json     after `join`: whose studies and instructions are looked at
+publications/        studies as they were received, signed
+approvals/, declined/ what this hospital said to them
 cache/               prepared images
 runs/RUN/            scores of the test images, progress, the hospital's own page
 """
@@ -13,28 +17,30 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from shared.canonical import file_digest
-from shared.errors import InputError, NotApprovedError, WeightsError
+from shared.errors import InputError
 from shared.profile import Profile
-from shared.study import Sha256, Strict, Study, WeightsFile
+from shared.release import Release
+from shared.signing import KeyText, SigningKey
+from shared.study import Strict
 
 
-class Approval(Strict):
-    """A hospital's consent to one study, by digest."""
+class Coordinator(Strict):
+    """Whom this hospital has joined. The key was compared by a person."""
 
-    study_digest: Sha256
-    study_name: str
-    approved_at: str
-    approved_by: str
+    format: Literal["consilium/joined/1"] = "consilium/joined/1"
+    federation: str
+    address: str = Field(description="HOST:PORT that the node connects to")
+    coordinator_key: KeyText
+    joined: str
+    release: Release | None = Field(default=None, description="the coordinator's, when it wrote the admission")
 
 
 class Progress(Strict):
@@ -58,7 +64,7 @@ class SiteFolder:
         if (path / "site.json").exists():
             raise InputError(f"{path}: already is a site's folder; choose another, or remove it first")
         try:
-            for name in ("keys", "approvals", "runs"):
+            for name in ("keys", "publications", "approvals", "declined", "runs"):
                 (path / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             path.chmod(0o700)
             key = ec.generate_private_key(ec.SECP384R1())
@@ -68,6 +74,9 @@ class SiteFolder:
             public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
             _write_private(path / "keys" / "node.key", private)
             (path / "keys" / "node.pub").write_bytes(public + b"\n")
+            signing = SigningKey.create(path / "keys" / "signing.key")
+            (path / "keys" / "signing.pub").write_text(f"{signing.public}\n")
+            _write_private(path / "keys" / "tls.key", _new_tls_key())
             _write_private(path / "keys" / "executor.secret", secrets.token_hex(32).encode())
             _write_private(path / "site.json", profile.model_dump_json(by_alias=True, indent=2).encode())
         except OSError as problem:
@@ -90,6 +99,37 @@ class SiteFolder:
     def executor_secret(self) -> Path:
         return self.path / "keys" / "executor.secret"
 
+    def signing_key(self) -> SigningKey:
+        """Raises InputError where it is missing or no such key."""
+        return SigningKey.load(self.path / "keys" / "signing.key")
+
+    def coordinator(self) -> Coordinator:
+        """Raises InputError where the site has not joined yet."""
+        path = self.path / "coordinator.json"
+        try:
+            return Coordinator.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.path}: not joined yet; send the coordinator what `consilium-site request` writes, then "
+                "`consilium-site join` with the admission that comes back"
+            ) from None
+        except (OSError, ValidationError) as problem:
+            raise InputError(f"{path}: not as expected: {problem}") from None
+
+    @property
+    def ca(self) -> Path:
+        """Certificate of the coordinator's authority (PEM), after `join`."""
+        return self.path / "keys" / "ca.crt"
+
+    @property
+    def tls_key(self) -> Path:
+        return self.path / "keys" / "tls.key"
+
+    @property
+    def tls_certificate(self) -> Path:
+        """Client certificate for a gateway that asks for one (PEM), after `join`."""
+        return self.path / "keys" / "tls.pem"
+
     @property
     def cache(self) -> Path:
         configured = self.profile().cache
@@ -98,53 +138,6 @@ class SiteFolder:
     @property
     def weights(self) -> Path:
         return self.path / "weights"
-
-    def approve(self, study: Study, by: str, *, study_folder: Path) -> Approval:
-        """Write an approval of this study's digest; starting weights that it names are copied from beside the study.
-
-        Raises WeightsError where they are missing or have another SHA-256.
-        """
-        if isinstance(study.model.weights, WeightsFile):
-            self._bring_weights(study.model.weights, study_folder)
-        approval = Approval(
-            study_digest=study.digest(),
-            study_name=study.name,
-            approved_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            approved_by=by,
-        )
-        (self.path / "approvals").mkdir(exist_ok=True, mode=0o700)
-        target = self.path / "approvals" / f"{approval.study_digest}.json"
-        target.write_text(approval.model_dump_json(indent=2) + "\n")
-        return approval
-
-    def _bring_weights(self, weights: WeightsFile, study_folder: Path) -> None:
-        source = study_folder / weights.file
-        if not source.is_file():
-            raise WeightsError(f"{source}: no such file, but the study starts from it ({weights.source})")
-        found = file_digest(source)
-        if found != weights.sha256:
-            raise WeightsError(f"{source}: the study names SHA-256 {weights.sha256}, but the file has {found}")
-        target = self.weights / weights.file
-        if source.resolve() == target.resolve():
-            return
-        if not target.resolve().is_relative_to(self.weights.resolve()):  # it could overwrite an approval
-            raise WeightsError(f"model.weights: expected a file beside the study or below it, but got '{weights.file}'")
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.copyfile(source, target)
-
-    def require_approval(self, study: Study) -> Approval:
-        """The approval of exactly this study. Raises NotApprovedError."""
-        digest = study.digest()
-        path = self.path / "approvals" / f"{digest}.json"
-        try:
-            approval = Approval.model_validate_json(path.read_text())
-        except (OSError, ValueError):
-            raise NotApprovedError(
-                f"study {study.name} with digest {digest} is not approved here; read it, then `consilium-site approve`"
-            ) from None
-        if approval.study_digest != digest:
-            raise NotApprovedError(f"{path}: the approval inside is of another digest")
-        return approval
 
     def run_folder(self, run: str) -> Path:
         folder = self.path / "runs" / run
@@ -166,6 +159,13 @@ class SiteFolder:
             return Progress.model_validate(json.loads((self.path / "progress.json").read_text()))
         except (OSError, ValueError):
             return None
+
+
+def _new_tls_key() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -16,15 +16,18 @@ from client.cohort import OpenCohort, open_cohort
 from client.data.batches import Batches
 from client.data.records import Part
 from client.data.splits import PARTS
-from client.device import chosen_device, device_name
+from client.device import chosen_device, device_name, limit_memory
 from client.evaluation import evaluate, network_predictions
 from client.features import PartFeatures
 from client.gate import Result, Task
 from client.kept_scores import load_scores
+from client.own_runs import keep_figures, on_record
 from client.page import write_page
+from client.policy import time_is_up
 from client.site_folder import Progress
-from client.training import MemoryFormat, Precision, extract_features, resolve_auto, train_round
-from shared.errors import WireError
+from client.training import MemoryFormat, Precision, TrainingStopped, extract_features, resolve_auto, train_round
+from client.withdrawal import settle
+from shared.errors import PolicyError, WireError
 from shared.metrics.classification import figures
 from shared.models import build_network
 from shared.models.network import Network
@@ -37,13 +40,32 @@ EVALUATION_BATCH = 64
 
 
 def do(task: Task) -> Result:
-    """Carry out one instruction. Raises ConsiliumError; the gate turns it into a code."""
+    """Carry out one instruction, on record. Raises ConsiliumError; the gate turns it into a code."""
+    run_folder = task.folder.run_folder(task.instruction.run)
+    try:
+        with on_record(run_folder, task.instruction, task.study):
+            return _done(task)
+    except torch.OutOfMemoryError as problem:
+        limit = task.profile.policy.maximum_device_memory_gb
+        if limit is None:
+            raise
+        raise PolicyError(
+            f"policy.maximum_device_memory_gb of the profile is {limit:g}, and more was needed: {problem}"
+        ) from None
+
+
+def _done(task: Task) -> Result:
     kind = task.instruction.kind
-    if kind == "prepare":
-        return Result(prepared=_prepare(_Bench.open(task)))
-    if kind == "train":
-        return _train(_Bench.open(task))
-    return Result(evaluated=_evaluate(_Bench.open(task)))
+    over = time_is_up(task.profile.policy, begun=time.monotonic())
+    bench = _Bench.open(task)
+    try:
+        if kind == "prepare":
+            return Result(prepared=_prepare(bench))
+        if kind == "train":
+            return _train(bench, over)
+        return Result(evaluated=_evaluate(bench))
+    finally:  # patients who withdrew meanwhile
+        settle(task.folder, bench.run_folder, bench.cohort.roll)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +89,7 @@ class _Bench:
         _show(task, "prepare", 0, 0)
         cohort = open_cohort(
             task.study,
-            task.profile,
-            task.folder.cache,
+            task.folder,
             run_folder,
             progress=lambda done, total: _show(task, "prepare", done, total),
         )
@@ -79,6 +100,7 @@ class _Bench:
             raise WireError("the coordinator's tensors have other names or shapes than this site's network")
         load_travelling(network, unflatten(task.model, manifest))
         device = chosen_device(task.profile.device)
+        limit_memory(device, task.profile.policy.maximum_device_memory_gb)
         precision, memory_format = resolve_auto(task.study.training, device, network)
         network.to(device)
         return cls(task, run_folder, cohort, network, manifest, device, precision, memory_format, read)
@@ -129,8 +151,8 @@ def _prepare(bench: _Bench) -> Prepared:
     ended = time.perf_counter()
     return Prepared(
         parts=dict(bench.cohort.counts(len(task.study.task.classes))),
-        left_out=bench.cohort.left_out,
-        unreadable=bench.cohort.unreadable,
+        left_out=bench.cohort.roll.left_out,
+        unreadable=bench.cohort.roll.unreadable,
         synthetic=task.profile.data.synthetic,
         patient_stand_in=task.profile.data.patient_stand_in,
         device=device_name(bench.device),
@@ -146,26 +168,33 @@ def _prepare(bench: _Bench) -> Prepared:
     )
 
 
-def _train(bench: _Bench) -> Result:
+def _train(bench: _Bench, over: Callable[[], bool]) -> Result:
+    """One round of training; `over` is asked between two steps whether the round has lasted as long as the hospital allows."""
     task, study = bench.task, bench.task.study
     training = study.training.in_round(task.instruction.round, study.federation.rounds)
     begun = time.perf_counter()
     validation = _validate(bench)
     validated = time.perf_counter()
     rows = bench.cohort.parts["train"]
-    trained = train_round(
-        bench.network,
-        bench.batches("train", shuffled_by=bench.seed("batches")),
-        training=training,
-        class_counts=np.bincount(bench.cohort.labels[rows], minlength=len(task.study.task.classes)).tolist(),
-        positive_index=task.study.task.positive_index,
-        seed=bench.seed("training"),
-        device=bench.device,
-        precision=bench.precision,
-        memory_format=bench.memory_format,
-        optimiser_state=_optimiser_state(bench) if training.optimiser_state == "keep" else None,
-        progress=lambda done, total, loss: _show(task, "train", done, total, loss),
-    )
+    try:
+        trained = train_round(
+            bench.network,
+            bench.batches("train", shuffled_by=bench.seed("batches")),
+            training=training,
+            class_counts=np.bincount(bench.cohort.labels[rows], minlength=len(task.study.task.classes)).tolist(),
+            positive_index=task.study.task.positive_index,
+            seed=bench.seed("training"),
+            device=bench.device,
+            precision=bench.precision,
+            memory_format=bench.memory_format,
+            optimiser_state=_optimiser_state(bench) if training.optimiser_state == "keep" else None,
+            progress=lambda done, total, loss: _show(task, "train", done, total, loss),
+            stop=over,
+        )
+    except TrainingStopped:
+        raise PolicyError(
+            f"round {task.instruction.round} was ended: policy.maximum_round_s of the profile is {task.profile.policy.maximum_round_s:g}"
+        ) from None
     ended = time.perf_counter()
     update = flatten(travelling_arrays(bench.network), bench.manifest) - task.model
     norm = math.sqrt(float(np.dot(update.astype(np.float64), update.astype(np.float64))))
@@ -225,6 +254,7 @@ def _evaluate(bench: _Bench) -> Evaluated:
     _show(task, "evaluate", 0, 0)
     parts = {part: bench.features(part) for part in PARTS}
     evaluated = _evaluated(bench, parts, begun)
+    keep_figures(bench.run_folder, task.instruction.round, evaluated)
     write_page(
         bench.run_folder,
         run=task.instruction.run,

@@ -1,4 +1,4 @@
-"""Flower's ServerApp. It leads the run whose folder the run configuration names; everything else is in that folder."""
+"""Flower's ServerApp. The run configuration names the run's folder and the coordinator's; everything else is in these two."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from server.home import Home
 from server.rounds import Coordinator
 from server.run_folder import RunFolder
+from server.run_lock import hold_run_lock
 from shared.errors import ConsiliumError
+from shared.logs import log_context, set_up_logs
 from shared.processes import die_with_parent
 
 app = ServerApp()
@@ -23,10 +26,14 @@ def main(grid: Grid, context: Context) -> None:
     """Conduct the run; a mistake that has a name ends in run.json as a sentence, any other with its traceback in the log."""
     die_with_parent()  # Flower's own way of ending it waits for a SuperLink that may be gone
     folder = RunFolder(Path(str(context.run_config["run-dir"])))
+    hold_run_lock(folder)
     gc.collect()
     gc.freeze()  # what is imported stays: each answer's collection need not look at it again
+    home = Home(Path(str(context.run_config["home"])))
+    set_up_logs(home.path / "logs", house="coordinator", site=None)
     try:
-        Coordinator(grid, folder).conduct()
+        with log_context(run=folder.run_id()):
+            Coordinator(grid, folder, registry=home.registry, key=home.signing_key()).conduct()
     except ConsiliumError as problem:
         folder.end("failed", str(problem), problem.code)
         log.error("%s: %s", problem.code, problem)

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +79,11 @@ def write_checkpoint(
     checkpoint: Checkpoint | None,
     manifest: Manifest,
     updates: Path | None = None,
+    *,
+    signed: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the round's folder atomically; `updates` is a folder of kept updates that moves into it. Raises StorageError.
+    """Write the round's folder atomically; `updates` is a folder of kept updates that moves into it, `signed` are instructions and
+    answers by file name. Raises StorageError.
 
     The seconds that the weights took are added to the record's timing. A round 0 that is prepared again replaces the one before.
     """
@@ -96,6 +100,7 @@ def write_checkpoint(
                     np.save(hidden / f"optimiser-{name}.npy", array)
         if updates is not None:
             updates.rename(hidden / "updates")
+        write_signed(hidden / "signed", signed or {})
         for path in hidden.rglob("*"):
             if path.is_file():
                 _sync(path)
@@ -116,6 +121,16 @@ def write_checkpoint(
             "free some space and start a new run; the rounds before it are kept in this folder"
         ) from None
     _forget_old(folder, record.round)
+
+
+def write_signed(folder: Path, signed: Mapping[str, str]) -> None:
+    """Signed instructions and answers as files in a folder of their own. Raises StorageError."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as problem:
+        raise StorageError(f"{folder}: can't be made: {problem.strerror or problem}") from None
+    for name, text in signed.items():
+        write_atomic(folder / name, text.encode() + b"\n")
 
 
 def latest_checkpoint(folder: RunFolder, manifest: Manifest, optimiser: ServerOptimiser) -> Checkpoint:

@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from server import cli_joining as joining
+from server import cli_machine as machine
+from server import cli_running as running
+from server import cli_studies as studies
 from shared.command import run_command
 
 app = typer.Typer(
@@ -17,6 +21,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+for command in (
+    *(joining.init, joining.admit, joining.sites, joining.revoke, joining.renew),
+    *(studies.publish, running.up, running.launch, running.status, running.logs, running.stop, running.resume),
+    *(running.report, machine.gateway, machine.service),
+):
+    app.command()(command)
 
 
 @app.command()
@@ -55,19 +66,6 @@ def local(
         raise typer.Exit(130) from None
     json_path, html_path = write_report(folder)
     console.print(f"Report: {html_path}  (figures: {json_path})", soft_wrap=True, markup=False)
-
-
-@app.command()
-def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run, finished or not")]) -> None:
-    """Write report.json and report.html of a run from its records.
-
-    Example: consilium-server report runs/demo
-    """
-    from server.report import write_report
-    from server.run_folder import RunFolder
-
-    json_path, html_path = write_report(RunFolder(run_dir))
-    Console().print(f"{html_path}\n{json_path}", soft_wrap=True, markup=False)
 
 
 @app.command()

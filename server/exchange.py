@@ -7,17 +7,19 @@ the coordinator's memory holds one update and not one a site.
 from __future__ import annotations
 
 import gc
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from shared.errors import InstructionError
+from server.registry import Registry
+from shared.errors import InstructionError, RevokedError, SignatureError
 from shared.flower_settings import shorten_back_off
 from shared.messages import (
     ANSWER,
@@ -31,9 +33,11 @@ from shared.messages import (
     Instruction,
     Kind,
     read_answer,
+    sign_instruction,
 )
 from shared.pacing import Pacing
 from shared.run_records import Miss
+from shared.signing import PublicKey, SigningKey
 from shared.wire import from_npy
 
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.05, 0.75
@@ -41,6 +45,9 @@ ONLINE_CHECK_SECONDS = 5.0
 
 #: A message lives this many deadlines in Flower, so that an answer that comes too late is seen to be late.
 LATE_FACTOR = 2.0
+
+#: The instruction for one site: its name, the moments it is issued and expires (Unix time, ms).
+Instruct = Callable[[str, int, int], Instruction]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,98 +60,156 @@ class Asked:
     round: int
     sent: float
     deadline: float
+    activated: str
+    text: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What came back for one message: an answer (with its flat array, as it travelled), or the reason why there is none."""
+    """What came back for one message: an answer (with its signed text, and its flat array as it travelled), or why there is none."""
 
     asked: Asked
     after: float
     answer: Answer | None = None
+    text: str | None = None
     array: npt.NDArray[np.generic] | None = None
     miss: Miss | None = None
+    unavailable: bool = False
 
 
 class Exchange:
-    """Outstanding messages of one run. `names` are the sites' names as registered, by which Flower's nodes are known."""
+    """Outstanding messages of one run: what is sent is signed with `key`, what arrives is judged by the registry of that moment.
 
-    def __init__(self, grid: Grid, expected: Iterable[str]) -> None:
+    `expected` are the sites of the run. Flower's nodes are known by the name under which they were registered.
+    """
+
+    def __init__(self, grid: Grid, expected: Iterable[str], *, registry: Registry, key: SigningKey) -> None:
         shorten_back_off()
         self._grid = grid
         self._expected = frozenset(expected)
+        self._registry = registry
+        self._key = key
+        self._issued = 0
         self._open: dict[str, Asked] = {}
         self._given_up: dict[str, Asked] = {}
+        self._away: dict[str, Asked] = {}
+        self._activated: dict[str, str] = {}
+
+    def admitted(self) -> set[str]:
+        """Sites of the run that are not revoked."""
+        return set(self._expected & self._registry.active().keys())
 
     def online(self) -> dict[str, int]:
-        """Node id of every expected site that is online now."""
-        return {node.name: node.node_id for node in self._grid.get_nodes() if node.name in self._expected}
+        """Node id of every expected site that is admitted and online now."""
+        admitted = self._registry.active()
+        nodes = [
+            node
+            for node in self._grid.get_nodes()
+            if node.name in self._expected
+            and node.name in admitted
+            and admitted[node.name].node_id in (None, str(node.node_id))
+        ]
+        self._activated.update({node.name: node.last_activated_at for node in nodes})
+        return {node.name: node.node_id for node in nodes}
 
     def send(
         self,
         kind: Kind,
         number: int,
         nodes: Mapping[str, int],
-        instruction: Instruction,
+        instruct: Instruct,
         model: npt.NDArray[np.generic],
         deadline_s: float,
     ) -> int:
-        """Send one instruction with `model` to each of `nodes`; returns array bytes for each. All share one array on the wire."""
+        """Send each of `nodes` its own signed instruction with `model`; returns array bytes for each. All share one array on the wire."""
         record = ArrayRecord({FLAT: Array(model)})
-        body = instruction.model_dump_json()
         now = time.time()
-        sites = sorted(nodes)
-        messages = [
-            Message(
-                RecordDict({INSTRUCTION: ConfigRecord({BODY: body}), MODEL: record}),
-                dst_node_id=nodes[site],
-                message_type=MESSAGE_TYPES[kind],
-                ttl=deadline_s * LATE_FACTOR,
-                group_id=str(number),
+        self._issued = max(self._issued + 1, int(now * 1000))
+        expires = self._issued + int(deadline_s * 1000)
+        asked, messages = [], []
+        for site in sorted(nodes):
+            text, digest = sign_instruction(instruct(site, self._issued, expires), self._key)
+            activated = self._activated.get(site, "")
+            asked.append(Asked(site, nodes[site], kind, number, now, now + deadline_s, activated, text, digest))
+            self._away.pop(site, None)
+            messages.append(
+                Message(
+                    RecordDict({INSTRUCTION: ConfigRecord({BODY: text}), MODEL: record}),
+                    dst_node_id=nodes[site],
+                    message_type=MESSAGE_TYPES[kind],
+                    ttl=deadline_s * LATE_FACTOR,
+                    group_id=str(number),
+                )
             )
-            for site in sites
-        ]
-        identifiers = list(self._grid.push_messages(messages))
-        for site, identifier in zip(sites, identifiers, strict=True):
+        for one, identifier in zip(asked, self._grid.push_messages(messages), strict=True):
             if identifier:
-                self._open[identifier] = Asked(site, nodes[site], kind, number, now, now + deadline_s)
+                self._open[identifier] = one
         return int(model.nbytes)
 
     def outstanding(self, kind: Kind, number: int) -> set[str]:
         """Sites that have not answered this message yet."""
         return {asked.site for asked in self._open.values() if (asked.kind, asked.round) == (kind, number)}
 
-    def collect(self) -> Iterator[Arrival]:
-        """Every answer that has come since the last call, and every message whose deadline has passed."""
-        for identifier, asked in list(self._open.items()):
-            if (arrival := self._pulled(identifier, asked)) is not None:
-                del self._open[identifier]
-                yield arrival
-            elif time.time() > asked.deadline:
-                yield self._give_up(identifier, "no answer")
+    def wait(
+        self,
+        kind: Kind,
+        number: int,
+        *,
+        limit: float,
+        settled: Callable[[], bool],
+        again: Callable[[Mapping[str, int], set[str]], None],
+    ) -> Iterator[Arrival]:
+        """Arrivals until every site has answered this message or its deadline has passed. A site that goes offline is not waited
+        for once the round is `settled()`; before that until `limit` (of time.monotonic).
 
-    def wait(self, kind: Kind, number: int) -> Iterator[Arrival]:
-        """Arrivals until every site has answered this message, its deadline has passed, or the rest have gone offline.
-
-        Arrivals of other messages (late ones) are among them: look at `asked`.
+        `again(online, away)` is called every few seconds with the sites that are online and those of them that lost their message when
+        they went offline or started anew: it may send it again. Arrivals of other messages (late ones) are among them: look at `asked`.
         """
         checked = time.monotonic()
         pacing = Pacing(FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS)
+        self._away.clear()
         yield from self._late()
-        while self.outstanding(kind, number):
-            for arrival in self.collect():
+        while self.outstanding(kind, number) or (not settled() and time.monotonic() < limit):
+            for arrival in self._collected(kind, number):
                 pacing.restart()
                 yield arrival
             if time.monotonic() - checked > ONLINE_CHECK_SECONDS:
                 checked = time.monotonic()
-                yield from self._gone(kind, number)
+                online = self._look(kind, number)
+                again(online, self._away.keys() & online.keys())
                 yield from self._late()
-            if self.outstanding(kind, number):
+            if self.outstanding(kind, number) or not settled():
                 time.sleep(pacing.wait_s())
+        for asked in self._away.values():
+            yield Arrival(asked, time.time() - asked.sent, miss=Miss(site=asked.site, reason="offline"))
+        self._away.clear()
+
+    def _collected(self, kind: Kind, number: int) -> Iterator[Arrival]:
+        """Every answer that has come since the last call, and every message whose deadline has passed."""
+        for identifier, asked in list(self._open.items()):
+            if (arrival := self._pulled(identifier, asked)) is not None:
+                del self._open[identifier]
+                if arrival.unavailable and (asked.kind, asked.round) == (kind, number):
+                    self._away[asked.site] = asked  # Flower has given the message up
+                else:
+                    yield arrival
+            elif time.time() > asked.deadline:
+                self._given_up[identifier] = self._open.pop(identifier)
+                yield Arrival(asked, time.time() - asked.sent, miss=Miss(site=asked.site, reason="no answer"))
+
+    def _look(self, kind: Kind, number: int) -> dict[str, int]:
+        """Who is online; of those that were asked, who is away, or started anew since and has lost the message."""
+        online = self.online()
+        for identifier, asked in list(self._open.items()):
+            same = online.get(asked.site) == asked.node and self._activated.get(asked.site) == asked.activated
+            if (asked.kind, asked.round) == (kind, number) and not same:
+                self._given_up[identifier] = self._away[asked.site] = self._open.pop(identifier)
+        return online
 
     def _pulled(self, identifier: str, asked: Asked) -> Arrival | None:
         """The answer to one message, if it is there; of Flower's message nothing is kept but that."""
-        arrivals = [_arrival(message, asked) for message in self._grid.pull_messages([identifier])]
+        arrivals = [self._judged(message, asked) for message in self._grid.pull_messages([identifier])]
         if not arrivals:
             return None
         gc.collect()  # Flower's messages are full of reference cycles: each would hold a model until Python happens to look
@@ -156,34 +221,40 @@ class Exchange:
             if (arrival := self._pulled(identifier, asked)) is not None:
                 del self._given_up[identifier]
                 if arrival.miss is None or arrival.miss.reason != "no answer":
-                    yield Arrival(asked, arrival.after, arrival.answer, miss=arrival.miss)
+                    yield Arrival(asked, arrival.after, arrival.answer, arrival.text, miss=arrival.miss)
             elif time.time() > asked.sent + (asked.deadline - asked.sent) * LATE_FACTOR:
                 self._given_up.pop(identifier, None)
 
-    def _gone(self, kind: Kind, number: int) -> Iterator[Arrival]:
-        online = set(self.online().values())
-        for identifier, asked in list(self._open.items()):
-            if (asked.kind, asked.round) == (kind, number) and asked.node not in online:
-                yield self._give_up(identifier, "offline")
-
-    def _give_up(self, identifier: str, reason: Literal["no answer", "offline"]) -> Arrival:
-        """Stop waiting for this message; an answer that still comes is late."""
-        asked = self._given_up[identifier] = self._open.pop(identifier)
-        return Arrival(asked, time.time() - asked.sent, miss=Miss(site=asked.site, reason=reason))
+    def _judged(self, message: Message, asked: Asked) -> Arrival:
+        record = self._registry.get(asked.site)
+        if record is None or record.revoked is not None:
+            miss = Miss(site=asked.site, reason="invalid", code=RevokedError.code)
+            return Arrival(asked, time.time() - asked.sent, miss=miss)
+        return _arrival(message, asked, PublicKey.read(record.signing_key))
 
 
-def _arrival(message: Message, asked: Asked) -> Arrival:
+def _arrival(message: Message, asked: Asked, key: PublicKey) -> Arrival:
     after = time.time() - asked.sent
     if message.has_error():
-        return Arrival(asked, after, miss=Miss(site=asked.site, reason="no answer"))
+        code = message.error.reason or ""  # not signed: a hint for people
+        known = code if re.fullmatch(r"CONS-\d{3}", code) else None
+        miss = Miss(site=asked.site, reason="no answer", code=known)
+        return Arrival(asked, after, miss=miss, unavailable=message.error.code == ErrorCode.NODE_UNAVAILABLE)
     try:
-        answer = read_answer(str(message.content.config_records[ANSWER][BODY]))
-        if answer.hello.site != asked.site or answer.round != asked.round:
-            raise InstructionError("the answer is another site's or another round's")
+        text = str(message.content.config_records[ANSWER][BODY])
+        answer = read_answer(text, key)
+        trusted = answer.instruction == asked.digest and answer.round == asked.round
+        if answer.hello.site != asked.site or not (
+            trusted or (answer.instruction is None and answer.refused is not None)
+        ):
+            raise InstructionError("the answer is another site's or another instruction's")
         records = message.content.array_records
         array = from_npy(records[UPDATE][FLAT].data) if UPDATE in records else None
+    except SignatureError as problem:
+        return Arrival(asked, after, miss=Miss(site=asked.site, reason="invalid", code=problem.code))
     except Exception:  # whatever bytes a site sends, they must not end the run of the others
         return Arrival(asked, after, miss=Miss(site=asked.site, reason="invalid"))
     if answer.refused is not None:
-        return Arrival(asked, after, answer, miss=Miss(site=asked.site, reason="refused", code=answer.refused.code))
-    return Arrival(asked, after, answer, array)
+        miss = Miss(site=asked.site, reason="refused", code=answer.refused.code)
+        return Arrival(asked, after, answer, text, miss=miss)
+    return Arrival(asked, after, answer, text, array)

@@ -1,7 +1,8 @@
 """A whole federation on this machine: one SuperLink with TLS and node authentication, one SuperNode a hospital, each its own process.
 
-The hospitals' side is driven through `consilium-site` alone, as it would be on their own machines. Whatever happens - an error,
-Ctrl-C, a kill - no process is left behind.
+The hospitals' side is driven through `consilium-site` alone, as it would be on their own machines: each makes its keys, asks to join,
+is admitted, approves the study, and starts its node. Only the telephone is missing. Whatever happens - an error, Ctrl-C, a kill - no
+process is left behind.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from typing import IO
 
 from rich.console import Console
 
-from server.certificates import write_certificates
+from server.admitted_nodes import bring_into_line
+from server.home import LOOPBACK, Home
+from server.joining import admit, read_applicant
 from server.live import SiteProgress, watch
+from server.publishing import Published, publish
 from server.run_folder import RunFolder
-from server.starting_model import LOCK, check_sites, claim_folder, fill_folder, require_empty
-from server.superlink import IN_MEMORY, Control, SuperLink, app_bundle, start_superlink
+from server.run_lock import is_led
+from server.starting_model import LOCK, check_sites, claim_folder, require_empty, write_run
+from server.superlink import IN_MEMORY, Control, SuperLink, start_superlink
 from shared.errors import (
     UNEXPECTED_CODE,
     ConsiliumError,
@@ -38,6 +43,7 @@ from shared.errors import (
     StorageError,
     StudyError,
 )
+from shared.own_bundle import app_bundle
 from shared.processes import adopt_orphans, end_descendants, free_ports, is_taken
 from shared.profile import load_profile
 from shared.run_records import Event
@@ -49,6 +55,8 @@ _ENDINGS: dict[str, type[ConsiliumError]] = {
     error.code: error for error in (QuorumError, RunFolderError, StorageError, StudyError)
 }
 _PORTS_TRIED = 3
+#: The coordinator's folder, in the run's.
+COORDINATOR = "coordinator"
 #: Lines that follow the first one of a hospital's error, and are shown.
 _LINES_TOLD = 10
 
@@ -70,8 +78,10 @@ def run_local(
         with _ended_properly(folder):
             federation = _Federation(folder, console, str(folder.path / "state.db") if database else IN_MEMORY)
             federation.start_superlink()
-            federation.init_sites(profiles, study_path)
-            fill_folder(folder, study, list(profiles), weights_root=study_path.parent)
+            asked = federation.init_sites(profiles)
+            published = federation.publish(study_path)
+            federation.join_sites(asked, published)
+            write_run(folder, study, list(profiles), published.built)
             federation.conduct(list(profiles))
     return folder
 
@@ -83,18 +93,17 @@ class _Federation:
         self._folder = folder
         self._console = console
         self._database = database
-        self._certificates = write_certificates(folder.path / "certificates", ["127.0.0.1", "localhost"])
+        self._home = Home.create(folder.path / COORDINATOR, "one machine", LOOPBACK, address="127.0.0.1:1")
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._keep: list[IO[bytes]] = []
 
     def start_superlink(self) -> None:
         """Start it on a free port; `conduct` waits until it answers."""
-        home = self._folder.path / "flwr"
-        home.mkdir(exist_ok=True)
         self._port = free_ports(1)[0]
         self._superlink = start_superlink(
-            self._certificates, port=self._port, home=home, log=self._log("superlink"), database=self._database
-        )
+            self._home.certificates, port=self._port, home=self._home.path / "flwr", log=self._log("superlink"),
+            database=self._database,
+        )  # fmt: skip
 
     def _answering_superlink(self) -> Control:
         """Its control API, once it answers. A port that another program took in the meantime is no reason to give up."""
@@ -114,20 +123,28 @@ class _Federation:
             f"(at last {self._port}); run it again"
         )
 
-    def init_sites(self, profiles: Mapping[str, Path], study_path: Path) -> None:
-        """Each hospital makes its folder and approves the study, by its own command, side by side."""
-        started = {
-            site: subprocess.Popen(
-                _site_command("init", self._site(site), "--profile", path, "--approve", study_path),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            for site, path in profiles.items()
-        }
-        for site, process in started.items():
-            output, _ = process.communicate()
-            if process.returncode != 0:
-                raise ProcessError(f"{site}: {output.decode(errors='replace').strip()}")
+    def init_sites(self, profiles: Mapping[str, Path]) -> dict[str, Path]:
+        """Each hospital makes its folder and asks to join; returns the requests."""
+        _side_by_side({site: ("init", self._site(site), "--profile", path) for site, path in profiles.items()})
+        requests = {site: self._home.path / f"{site}.request.json" for site in profiles}
+        _side_by_side({site: ("request", self._site(site), "--out", path) for site, path in requests.items()})
+        return requests
+
+    def publish(self, study_path: Path) -> Published:
+        """Sign the study for the hospitals."""
+        return publish(self._home, study_path, self._home.path / "study.json")
+
+    def join_sites(self, requests: Mapping[str, Path], published: Published) -> None:
+        """Admit each hospital; it joins and approves the study."""
+        admissions = {site: self._home.path / f"{site}.admission.json" for site in requests}
+        for site, path in requests.items():
+            admit(self._home, read_applicant(self._home, path), admissions[site])
+        # On one machine, where nobody could have changed the file, no fingerprint is compared.
+        _side_by_side({site: ("join", self._site(site), path, "--yes") for site, path in admissions.items()})
+        offer = published.files[0]
+        _side_by_side(
+            {site: ("approve", self._site(site), offer, "--by", "consilium-server local") for site in requests}
+        )
 
     def conduct(self, sites: list[str]) -> None:
         """Admit the nodes, start them, submit the run, and watch it to its end."""
@@ -135,16 +152,15 @@ class _Federation:
         superlink = self._superlink
         try:
             threads = max(1, (os.cpu_count() or 1) // len(sites))
+            bring_into_line(self._home, control)
             for site in sites:
-                control.register(site, self._site(site) / "keys" / "node.pub")
                 self._nodes[site] = subprocess.Popen(
                     _site_command(
-                        "up", self._site(site), "--superlink", superlink.address, "--ca", superlink.certificates.ca,
-                        "--threads", threads, "--end-with-parent",
+                        "up", self._site(site), "--superlink", superlink.address, "--threads", threads, "--end-with-parent",
                     ),
                     stdout=self._log(f"site-{site}"), stderr=subprocess.STDOUT, start_new_session=True,
                 )  # fmt: skip
-            run_id = control.start_run(app_bundle(), {"run-dir": str(self._folder.path)})
+            run_id = control.start_run(app_bundle(), {"home": str(self._home.path), "run-dir": str(self._folder.path)})
             alive = _Heartbeat(control, run_id, superlink, self._nodes, self._folder)
             watch(self._folder, running=alive, site_progress=lambda: self._progress(sites), console=self._console)
         finally:
@@ -211,6 +227,7 @@ class _Heartbeat:
         self._nodes = dict(nodes)
         self._asked = 0.0
         self._going = True
+        self._was_led = False
 
     def __call__(self) -> bool:
         if self._going and time.monotonic() - self._asked > 1.0:
@@ -226,8 +243,10 @@ class _Heartbeat:
                 self._folder.note(Event(at=time.time(), kind="site", site=site, text=text))
         if self._superlink.process.poll() is not None:
             return False
-        if self._folder.run().state in ("finished", "failed", "stopped"):
+        led = is_led(self._folder)  # asked before the state: a leader writes the state first, then ends
+        if self._folder.run().state in ("finished", "failed", "stopped") or (self._was_led and not led):
             return False
+        self._was_led = led
         try:
             return not self._control.run_status(self._run_id).startswith("finished")
         except Exception:  # a busy SuperLink; its process is looked at above
@@ -236,6 +255,18 @@ class _Heartbeat:
 
 def _site_command(verb: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", "client.cli", verb, *(str(argument) for argument in arguments)]
+
+
+def _side_by_side(commands: Mapping[str, tuple[object, ...]]) -> None:
+    """One command of each hospital, all at once. Raises ProcessError with what the first that failed has said."""
+    started = {
+        site: subprocess.Popen(_site_command(str(verb), *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for site, (verb, *arguments) in commands.items()
+    }
+    said = {site: process.communicate()[0].decode(errors="replace").strip() for site, process in started.items()}
+    for site, process in started.items():
+        if process.returncode != 0:
+            raise ProcessError(f"{site}: {said[site]}")
 
 
 def _by_site(paths: list[Path]) -> dict[str, Path]:

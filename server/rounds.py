@@ -6,39 +6,50 @@ Everything that must survive lies in the run folder: the coordinator holds one g
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from flwr.serverapp import Grid
 
-from server.checkpoint import Checkpoint, latest_checkpoint, read_starting_model, write_checkpoint
+from server.checkpoint import Checkpoint, latest_checkpoint, read_starting_model, write_checkpoint, write_signed
 from server.exchange import Arrival, Exchange
+from server.registry import Registry
 from server.run_folder import RunFolder
 from shared.aggregation import apply_update, normalised_weights, weighted_mean
-from shared.errors import NonFiniteUpdateError, QuorumError, StorageError, WireError
+from shared.canonical import file_digest
+from shared.errors import NonFiniteUpdateError, QuorumError, ReleaseError, StorageError, WireError
+from shared.logs import log_context
 from shared.messages import Instruction, Kind
+from shared.release import Release, Versions
 from shared.results import Evaluated, Prepared, SiteHello, Trained
 from shared.run_records import Event, FinalRecord, Miss, RoundRecord, RoundTiming, SiteTiming
+from shared.signing import SigningKey
 from shared.wire import Flat, decode, encode, flat_digest
+
+log = logging.getLogger("consilium.server")
 
 
 class Coordinator:
     """Leads one run over `grid`, from the last checkpoint in `folder` to the final evaluation."""
 
-    def __init__(self, grid: Grid, folder: RunFolder) -> None:
+    def __init__(self, grid: Grid, folder: RunFolder, *, registry: Registry, key: SigningKey) -> None:
         self.folder = folder
         self.study = folder.study()
         self.plan = self.study.federation
         self.expected = folder.expected_sites()
         self.start = read_starting_model(folder)
-        self.exchange = Exchange(grid, self.expected)
+        self.exchange = Exchange(grid, self.expected, registry=registry, key=key)
+        self.release = Release.installed()
+        self.signed: dict[str, str] = {}
         self.prepared: dict[str, Prepared] = {}
         self.refused_to_prepare: dict[str, Miss] = {}
         self.hellos: dict[str, SiteHello] = {}
+        self.strangers: dict[str, SiteHello] = {}
         self.late: list[str] = []
         self.latecomers: dict[str, Prepared] = {}
 
@@ -58,7 +69,7 @@ class Coordinator:
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def _wait_for_sites(self) -> None:
-        """Until all expected sites are online, or the join deadline has passed with a quorum."""
+        """Until all expected sites that are still admitted are online, or the join deadline has passed with a quorum."""
         deadline = time.monotonic() + self.plan.join_deadline_s
         online: dict[str, int] = {}
         while time.monotonic() < deadline:
@@ -66,7 +77,7 @@ class Coordinator:
             for site in sorted(set(seen) - set(online)):
                 self._note("site", site=site, phase="waiting", text="online")
             online = seen
-            if len(online) == len(self.expected):
+            if online and self.exchange.admitted() <= online.keys():
                 return
             time.sleep(0.2)
         if len(online) < self.plan.quorum:
@@ -79,11 +90,14 @@ class Coordinator:
         """Round 0, or the sites' preparation again when a run goes on."""
         started, clock = _now(), time.monotonic()
         self._note("round", number=0, phase="prepare")
-        sent = self._send("prepare", 0, self.exchange.online(), self.start.flat, self.plan.prepare_deadline_s)
+        self.signed = {}
+        online = self.exchange.online()
+        sent = self._send("prepare", 0, online, self.start.flat, self.plan.prepare_deadline_s)
         pushed = time.monotonic() - clock
         timing: dict[str, SiteTiming] = {}
         missing: list[Miss] = []
-        for arrival in self.exchange.wait("prepare", 0):
+        limit_s = self.plan.prepare_deadline_s
+        for arrival in self._arrivals("prepare", 0, self.start.flat, limit_s, self.prepared, missing, known=online):
             self._take_prepared(arrival, missing, timing, sent)
         waited = time.monotonic() - clock - pushed
         missing += self._never_asked(missing)
@@ -94,7 +108,7 @@ class Coordinator:
                 prepared=self.prepared, missing=missing, sites=timing,
                 timing=RoundTiming(push=pushed, wait=waited, aggregate=0, checkpoint=0, total=time.monotonic() - clock),
             )  # fmt: skip
-            write_checkpoint(self.folder, record, None, self.start.manifest)
+            write_checkpoint(self.folder, record, None, self.start.manifest, signed=self.signed)
         resolved = {
             f"{site}.{key}": value
             for site, one in sorted(self.prepared.items())
@@ -121,7 +135,8 @@ class Coordinator:
         self._note("round", number=number, phase="train")
         online = self.exchange.online()
         ready = {site: node for site, node in online.items() if site in self.prepared}
-        self._invite_latecomers(online)
+        self.signed = {}
+        self._invite_latecomers(number, online)
         sent = self._send("train", number, ready, checkpoint.flat, self.plan.round_deadline_s)
         pushed = time.monotonic() - clock
 
@@ -130,7 +145,9 @@ class Coordinator:
         timing: dict[str, SiteTiming] = {}
         missing: list[Miss] = []
         busy = 0.0
-        for arrival in self.exchange.wait("train", number):
+        for arrival in self._arrivals(
+            "train", number, checkpoint.flat, self.plan.round_deadline_s, trained, missing, known=self.prepared
+        ):
             begun = time.monotonic()
             if (arrival.asked.kind, arrival.asked.round) != ("train", number):
                 self._take_late(arrival)
@@ -162,8 +179,9 @@ class Coordinator:
             ),
         )  # fmt: skip
         write_checkpoint(
-            self.folder, record, following, self.start.manifest, incoming if self.plan.keep_updates else None
-        )
+            self.folder, record, following, self.start.manifest,
+            incoming if self.plan.keep_updates else None, signed=self.signed,
+        )  # fmt: skip
         self.late, self.latecomers = [], {}
         self._note(
             "round",
@@ -178,14 +196,19 @@ class Coordinator:
         clock = time.monotonic()
         self._note("round", number=checkpoint.round, phase="evaluate")
         nodes = {site: node for site, node in self.exchange.online().items() if site in self.prepared}
+        self.signed = {}
         self._send("evaluate", checkpoint.round, nodes, checkpoint.flat, self.plan.evaluation_deadline_s)
         pushed = time.monotonic() - clock
         results: dict[str, Evaluated] = {}
         missing: list[Miss] = []
-        for arrival in self.exchange.wait("evaluate", checkpoint.round):
+        number, deadline_s = checkpoint.round, self.plan.evaluation_deadline_s
+        for arrival in self._arrivals(
+            "evaluate", number, checkpoint.flat, deadline_s, results, missing, known=self.prepared
+        ):
             if arrival.asked.kind != "evaluate":
                 self._take_late(arrival)
             elif arrival.answer is not None and arrival.answer.evaluated is not None and arrival.miss is None:
+                self._keep(arrival)
                 results[arrival.asked.site] = arrival.answer.evaluated
                 self._note("site", number=checkpoint.round, site=arrival.asked.site, phase="done", text="evaluated")
             else:
@@ -195,12 +218,47 @@ class Coordinator:
         total = time.monotonic() - clock
         missing += self._never_asked(missing, results)
         timing = RoundTiming(push=pushed, wait=total - pushed, aggregate=0, checkpoint=0, total=total)
+        write_signed(self.folder.path / "evaluation-signed", self.signed)
         self.folder.write(
             "evaluation.json",
             FinalRecord(model=flat_digest(checkpoint.flat), sites=results, missing=missing, timing=timing),
         )
         if not results:
             raise QuorumError("no site evaluated the final model; the model itself is kept in the last round's folder")
+
+    def _arrivals(
+        self,
+        kind: Kind,
+        number: int,
+        model: Flat,
+        deadline_s: float,
+        present: Mapping[str, object],
+        missing: list[Miss],
+        *,
+        known: Iterable[str],
+    ) -> Iterator[Arrival]:
+        """What comes back for this message. A site of `known` that started anew, or was away, is asked again before the deadline.
+
+        One that is away is waited for only while there are too few without it, and while there still can be enough.
+        """
+        limit = time.monotonic() + deadline_s
+        quorum = 1 if kind == "evaluate" else self.plan.quorum
+
+        def possible() -> set[str]:
+            said_no = {miss.site for miss in missing if miss.reason != "offline"}
+            return set(known) - said_no - set(self.refused_to_prepare)
+
+        def settled() -> bool:
+            return len(present) >= quorum or len(possible() | set(present)) < quorum
+
+        def again(online: Mapping[str, int], away: set[str]) -> None:
+            wanted = possible() - set(present) - self.exchange.outstanding(kind, number)
+            asked = {site: node for site, node in online.items() if site in wanted and (site in away or not settled())}
+            left = limit - time.monotonic()
+            if asked and left > 0:
+                self._send(kind, number, asked, model, left)
+
+        return self.exchange.wait(kind, number, limit=limit, settled=settled, again=again)
 
     # -- arrivals ------------------------------------------------------------------------------------------------------
 
@@ -210,14 +268,16 @@ class Coordinator:
         miss = arrival.miss
         answer = arrival.answer
         if answer is not None:
-            self.hellos[site] = answer.hello
+            (self.hellos if miss is None else self.strangers)[site] = answer.hello
         if miss is None and (answer is None or answer.prepared is None):
             miss = Miss(site=site, reason="invalid")
         if miss is None and answer is not None and answer.prepared is not None:
             if answer.prepared.frozen_digest != self.start.frozen_digest:
                 miss = Miss(site=site, reason="refused", code="CONS-120")
             else:
+                self._keep(arrival)
                 self.prepared[site] = answer.prepared
+                self.refused_to_prepare.pop(site, None)
                 self._note("site", number=0, site=site, phase="waiting", text="prepared")
         if miss is not None:
             missing.append(miss)
@@ -243,6 +303,8 @@ class Coordinator:
         """Check an update and put it into a file; the array is let go."""
         site = arrival.asked.site
         if arrival.miss is not None:
+            if arrival.answer is not None:
+                self.strangers[site] = arrival.answer.hello
             return arrival.miss
         answer = arrival.answer
         if answer is None or answer.trained is None or arrival.array is None:
@@ -265,6 +327,7 @@ class Coordinator:
                 f"{incoming / site}.npy: an update can't be written ({problem.strerror or problem}); "
                 "free some space: the rounds before this one are kept"
             ) from None
+        self._keep(arrival)
         trained[site] = answer.trained
         digests[site] = digest
         last = answer.trained.epochs[-1] if answer.trained.epochs else None
@@ -280,23 +343,36 @@ class Coordinator:
         if not nodes:
             return 0
         array = encode(model, self.plan.wire)
+        digest = flat_digest(array)
         compares = kind == "evaluate" and self.study.evaluation.baseline
-        instruction = Instruction(
-            kind=kind, run=self.folder.run_id(), round=number, study=self.study.to_data(), study_digest=self.study.digest(),
-            model_digest=flat_digest(array), manifest_digest=self.start.manifest.digest(),
-            compare_with=flat_digest(encode(self.start.flat, self.plan.wire)) if compares else None,
-        )  # fmt: skip
+        study, earlier = self.study.to_data(), self.folder.round_path(number if kind == "evaluate" else number - 1)
+        record = earlier / "round.json"
+        previous = file_digest(record) if record.is_file() else None
+        compare_with = flat_digest(encode(self.start.flat, self.plan.wire)) if compares else None
+
+        def instruct(site: str, issued: int, expires: int) -> Instruction:
+            return Instruction(
+                kind=kind, run=self.folder.run_id(), site=site, round=number, issued=issued, expires=expires,
+                study=study, study_digest=self.study.digest(), model_digest=digest,
+                manifest_digest=self.start.manifest.digest(), previous=previous, compare_with=compare_with,
+                release=self.release,
+            )  # fmt: skip
+
         for site in sorted(nodes):
             self._note("site", number=number, site=site, phase=kind)
-        return self.exchange.send(kind, number, nodes, instruction, array, deadline_s)
+        return self.exchange.send(kind, number, nodes, instruct, array, deadline_s)
 
-    def _invite_latecomers(self, online: Mapping[str, int]) -> None:
-        """A site that came after round 0 prepares during this round and takes part from the next."""
+    def _invite_latecomers(self, number: int, online: Mapping[str, int]) -> None:
+        """A site that came after round 0 prepares during this round and takes part from the next.
+
+        One that refused is asked again at rounds 2, 4, 8, ...: it may have approved the study since, and a message costs a model.
+        """
         waiting = self.exchange.outstanding("prepare", 0)
+        ask_again = number > 1 and number & (number - 1) == 0
         fresh = {
             site: node
             for site, node in online.items()
-            if site not in self.prepared and site not in self.refused_to_prepare and site not in waiting
+            if site not in self.prepared and site not in waiting and (ask_again or site not in self.refused_to_prepare)
         }
         self._send("prepare", 0, fresh, self.start.flat, self.plan.prepare_deadline_s)
 
@@ -314,21 +390,45 @@ class Coordinator:
             return normalised_weights(dict.fromkeys(trained, 1.0))
         return normalised_weights({site: rule[site] for site in trained})
 
+    def _keep(self, arrival: Arrival) -> None:
+        """The signed instruction and the signed answer go into the round's folder: an auditor reads there who said what."""
+        if arrival.text is not None:
+            kind, site = arrival.asked.kind, arrival.asked.site
+            self.signed[f"{site}.{kind}.instruction.json"] = arrival.asked.text
+            self.signed[f"{site}.{kind}.answer.json"] = arrival.text
+
     def _require_quorum(self, present: int, missing: list[Miss], what: str) -> None:
         if present < self.plan.quorum:
             reasons = "; ".join(
-                f"{miss.site}: {miss.reason}{f' ({miss.code})' if miss.code else ''}" for miss in missing
+                f"{miss.site}: {miss.reason}{f' ({miss.code})' if miss.code else ''}{self._other_release(miss)}"
+                for miss in missing
             )
             raise QuorumError(
                 f"{present} of {len(self.expected)} sites {what}, but the quorum is {self.plan.quorum}. {reasons}"
             )
 
     def _note_miss(self, number: int, miss: Miss) -> None:
-        text = f"missing: {miss.reason}" + (f", {miss.code}" if miss.code else "")
+        text = f"missing: {miss.reason}" + (f", {miss.code}" if miss.code else "") + self._other_release(miss)
         self._note("site", number=number, site=miss.site, text=text)
 
+    def _other_release(self, miss: Miss) -> str:
+        """Both releases by name, where a site refused because of them."""
+        hello = self.strangers.get(miss.site)
+        if miss.code != ReleaseError.code or hello is None:
+            return ""
+        own = _named(self.release.versions, self.release.code_digest)
+        return f": it runs {_named(hello.versions, hello.code_digest)}, but the coordinator {own}"
+
     def _note(self, kind: str, *, number: int | None = None, **values: object) -> None:
-        self.folder.note(Event.model_validate({"at": time.time(), "kind": kind, "round": number, **values}))
+        event = Event.model_validate({"at": time.time(), "kind": kind, "round": number, **values})
+        self.folder.note(event)
+        with log_context(round=number, site=event.site):
+            told = [event.kind, event.phase, event.text, f"loss {event.loss:.4f}" if event.loss is not None else None]
+            log.info("%s", ", ".join(part for part in told if part))
+
+
+def _named(versions: Versions, code: str) -> str:
+    return f"release {versions.get('consilium')} (code {code[:12]}, flwr {versions.get('flwr')})"
 
 
 def _resolved(prepared: Prepared) -> dict[str, str]:

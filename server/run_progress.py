@@ -49,8 +49,8 @@ class RunProgress:
             self._take_site(event, self.sites.setdefault(event.site, SiteState()))
         elif event.kind == "round" and event.phase is not None:
             self._take_round(event, event.phase)
-        elif event.kind == "run" and event.phase == "done":
-            self.phase, self.ended = "done", event.at
+        elif event.kind == "run" and event.phase is not None:
+            self.phase, self.ended = event.phase, event.at if event.phase == "done" else None
         if event.text and (event.kind in ("run", "note") or is_trouble(event)):
             self.notes.append(f"{event.site}: {event.text}" if event.site else event.text)
 

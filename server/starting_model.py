@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from server.checkpoint import StartingModel, write_starting_model
 from server.run_folder import RunFolder, write_atomic
 from shared.canonical import canonical_json
+from shared.documents import StartingPoint
 from shared.errors import RunFolderError, StorageError, StudyError
 from shared.release import code_digest, versions
 from shared.run_records import RunRecord
 from shared.study import Study
-from shared.wire import Manifest, bytes_on_wire, flatten
+from shared.wire import Manifest, Wire, bytes_on_wire, encode, flat_digest, flatten
 
 #: Held while a process leads the run in this folder.
 LOCK = ".lock"
@@ -35,10 +37,19 @@ def require_empty(path: Path) -> None:
         raise RunFolderError(f"{path}: already holds something; choose another folder, or remove this one first")
 
 
-def fill_folder(folder: RunFolder, study: Study, sites: list[str], *, weights_root: Path) -> None:
-    """Write the study, the starting model and the record of the run; relative weight files lie under `weights_root`.
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a study's network comes to: the model that every site must hold before round 1, and how many parameters it has."""
 
-    Raises WeightsError, StudyError, StorageError.
+    model: StartingModel
+    parameters: int
+    trained_parameters: int
+
+
+def build_starting_model(study: Study, *, weights_root: Path) -> Built:
+    """Build the network from the study's seed or weights; relative weight files lie under `weights_root`.
+
+    Raises WeightsError, StudyError.
     """
     from shared.models import build_network
     from shared.models.state import frozen_digest, travelling_arrays
@@ -46,9 +57,35 @@ def fill_folder(folder: RunFolder, study: Study, sites: list[str], *, weights_ro
     network = build_network(study, weights_root=weights_root)
     arrays = travelling_arrays(network)
     manifest = Manifest.of(arrays)
-    write_starting_model(folder, StartingModel(manifest, flatten(arrays, manifest), frozen_digest(network)))
+    return Built(
+        StartingModel(manifest, flatten(arrays, manifest), frozen_digest(network)),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        trained_parameters=sum(one.numel() for one in network.parameters() if one.requires_grad),
+    )
+
+
+def starting_point(model: StartingModel, wire: Wire) -> StartingPoint:
+    """The digests by which a hospital approves the model and knows it again when it travels."""
+    return StartingPoint(
+        manifest_digest=model.manifest.digest(),
+        model_digest=flat_digest(encode(model.flat, wire)),
+        frozen_digest=model.frozen_digest,
+    )
+
+
+def fill_folder(folder: RunFolder, study: Study, sites: list[str], *, weights_root: Path) -> None:
+    """Write the study, the starting model and the record of the run; relative weight files lie under `weights_root`.
+
+    Raises WeightsError, StudyError, StorageError.
+    """
+    write_run(folder, study, sites, build_starting_model(study, weights_root=weights_root))
+
+
+def write_run(folder: RunFolder, study: Study, sites: list[str], built: Built) -> None:
+    """`fill_folder` with a starting model that is built already. Raises StorageError."""
+    write_starting_model(folder, built.model)
     write_atomic(folder.path / "study.json", canonical_json(study.to_data()))
-    volume = bytes_on_wire(manifest.size, study.federation.wire)
+    volume = bytes_on_wire(built.model.manifest.size, study.federation.wire)
     folder.write(
         "run.json",
         RunRecord(
@@ -58,8 +95,8 @@ def fill_folder(folder: RunFolder, study: Study, sites: list[str], *, weights_ro
             state="starting",
             versions={str(name): version for name, version in versions().items()},
             code_digest=code_digest(),
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            trained_parameters=sum(one.numel() for one in network.parameters() if one.requires_grad),
+            parameters=built.parameters,
+            trained_parameters=built.trained_parameters,
             expected=sorted(sites),
             bytes_down=volume,
             bytes_up=volume,

@@ -17,12 +17,19 @@ from typing import IO, Any
 from server.certificates import ServerCertificates
 from shared.errors import ProcessError
 from shared.flower_settings import QUIET_FLOWER
+from shared.logs import RotatingPipe
 from shared.processes import die_with_parent
 
 #: How a database file is used. Flower's own 5 s of waiting are exceeded where a model of many tensors is registered on a busy machine,
 #: and a node that gets an error for an answer ends. Large pages write and delete pieces of 5 MB in less than half the time; 1000 of them
 #: are SQLite's usual number between two merges of its log. The page size is the first, because it is fixed once there is a log.
-DATABASE_SETTINGS = {"page_size": "65536", "busy_timeout": "60000", "wal_autocheckpoint": "1000"}
+#: A log that grew beyond them because it was read all the time is cut when it can be.
+DATABASE_SETTINGS = {
+    "page_size": "65536",
+    "busy_timeout": "60000",
+    "wal_autocheckpoint": "1000",
+    "journal_size_limit": "67108864",
+}
 
 #: Flower's marker for state that is held in memory.
 IN_MEMORY = ":flwr-in-memory:"
@@ -38,7 +45,7 @@ class SuperLink:
 
 
 def start_superlink(
-    certificates: ServerCertificates, *, port: int, home: Path, log: IO[bytes], database: str = IN_MEMORY
+    certificates: ServerCertificates, *, port: int, home: Path, log: IO[bytes] | RotatingPipe, database: str = IN_MEMORY
 ) -> SuperLink:
     """Start it on 127.0.0.1:port. Its ServerApp will find the packages of this installation."""
     command = [
@@ -61,27 +68,46 @@ def start_superlink(
         "PATH": bin_folder + os.pathsep + os.environ.get("PATH", ""),  # it starts flower-superexec by name
         "NO_PROXY": "127.0.0.1,localhost",
     }
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=log.fileno(), stderr=subprocess.STDOUT, start_new_session=True
+    )
     return SuperLink(process, f"127.0.0.1:{port}", certificates)
 
 
-class Control:
-    """The control API of a SuperLink on this machine."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a SuperLink of this machine is reached that another process started."""
 
-    def __init__(self, superlink: SuperLink) -> None:
+    address: str
+    certificates: ServerCertificates
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as Flower knows it. `state` is registered (never seen yet), online, offline or unregistered; times are ISO 8601."""
+
+    node_id: int
+    name: str
+    key: bytes
+    state: str
+    registered: str
+    online_since: str | None
+    offline_since: str | None
+
+
+class Control:
+    """The control API of a SuperLink on this machine. No call is tried twice."""
+
+    def __init__(self, superlink: SuperLink | Endpoint) -> None:
         from flwr.supercore.control import ControlHttpClient
         from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-        from flwr.supercore.retry import make_simple_http_retry_invoker
 
-        retry = make_simple_http_retry_invoker()
-        retry.max_tries = 1
         self._superlink = superlink
         self._client = ControlHttpClient.from_server_address(
             server_address=superlink.address,
             insecure=False,
             root_certificates=superlink.certificates.ca.read_bytes(),
             interceptors=[RuntimeVersionHttpInterceptor(component_name="consilium-server")],
-            retry_invoker=retry,
         )
 
     def wait_until_ready(self, deadline_s: float = 60.0) -> None:
@@ -90,7 +116,7 @@ class Control:
 
         limit = time.monotonic() + deadline_s
         while time.monotonic() < limit:
-            if self._superlink.process.poll() is not None:
+            if isinstance(self._superlink, SuperLink) and self._superlink.process.poll() is not None:
                 raise ProcessError(
                     f"the SuperLink ended with status {self._superlink.process.returncode}; see logs/superlink.log"
                 )
@@ -102,17 +128,40 @@ class Control:
         raise ProcessError(f"the SuperLink did not answer within {deadline_s:g} s; see logs/superlink.log")
 
     def register(self, name: str, public_key: Path) -> int:
-        """Admit a node by its public key (OpenSSH form); returns its id."""
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-        from flwr.proto.control_pb2 import RegisterNodeRequest
-        from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+        """Admit a node by the file of its public key (OpenSSH form); returns its id."""
+        return self.register_key(name, public_key.read_text(encoding="utf-8"))
 
-        key = load_ssh_public_key(public_key.read_bytes())
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise ProcessError(f"{public_key}: expected an elliptic-curve public key")
-        response = self._client.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key), name=name))
+    def register_key(self, name: str, public_key: str) -> int:
+        """Admit a node by its public key (OpenSSH form); returns its id. Raises ProcessError where Flower does not take it."""
+        from flwr.proto.control_pb2 import RegisterNodeRequest
+
+        response = self._client.RegisterNode(RegisterNodeRequest(public_key=key_in_flower(public_key), name=name))
+        if not response.HasField("node_id") or not response.node_id:
+            raise ProcessError(f"the SuperLink did not register the node of {name}; see logs/superlink.log")
         return int(response.node_id)
+
+    def unregister(self, node_id: int) -> None:
+        """Whoever holds this node's key is refused from now on, and the key can't be registered again."""
+        from flwr.proto.control_pb2 import UnregisterNodeRequest
+
+        self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
+
+    def nodes(self) -> list[Node]:
+        """Every node that was ever registered in this SuperLink's database."""
+        from flwr.proto.control_pb2 import ListNodesRequest
+
+        return [
+            Node(
+                node_id=int(one.node_id),
+                name=one.name,
+                key=bytes(one.public_key),
+                state=one.status,
+                registered=one.registered_at,
+                online_since=one.last_activated_at or None,
+                offline_since=one.last_deactivated_at or None,
+            )
+            for one in self._client.ListNodes(ListNodesRequest()).nodes_info
+        ]
 
     def start_run(self, fab: bytes, run_config: dict[str, Any]) -> int:
         """Submit the app with these overrides of its run configuration; returns the run's id."""
@@ -149,38 +198,16 @@ class Control:
         self._client.close()
 
 
-def app_bundle() -> bytes:
-    """The FAB of this installation: the three packages' Python files and the app's declaration, and nothing else."""
-    from flwr.cli.build import build_fab_from_files
+def key_in_flower(public_key: str) -> bytes:
+    """A node's public key (OpenSSH form) as Flower stores it. Raises ProcessError where it is of another kind."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-    root = Path(__file__).resolve().parent.parent
-    files: dict[str, bytes | Path] = {"pyproject.toml": app_declaration().encode()}
-    for package in ("server", "client", "shared"):
-        for path in sorted((root / package).rglob("*.py")):
-            files[path.relative_to(root).as_posix()] = path
-    bundle: bytes = build_fab_from_files(files)[0]
-    return bundle
-
-
-def app_declaration() -> str:
-    """The part of pyproject.toml that Flower reads, rebuilt so that an installation from a wheel has it too."""
-    from shared.release import versions
-
-    return f"""[project]
-name = "consilium"
-version = "{versions()["consilium"]}"
-
-[tool.flwr.app]
-publisher = "consilium"
-fab-include = ["/server/**/*.py", "/client/**/*.py", "/shared/**/*.py"]
-
-[tool.flwr.app.components]
-serverapp = "server.app:app"
-clientapp = "client.app:app"
-
-[tool.flwr.app.config]
-run-dir = ""
-"""
+    key = load_ssh_public_key(public_key.encode())
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ProcessError(f"expected an elliptic-curve public key, but got '{public_key[:60]}'")
+    return public_key_to_bytes(key)
 
 
 def set_up_database() -> None:

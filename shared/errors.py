@@ -35,6 +35,18 @@ class ProfileError(InputError):
     code = "CONS-102"
 
 
+class DocumentError(InputError):
+    """A join request, an admission or a published study can't be used: damaged, changed, or meant for somebody else."""
+
+    code = "CONS-130"
+
+
+class FingerprintError(InputError):
+    """The fingerprint that was read out is not the one of the key."""
+
+    code = "CONS-131"
+
+
 class DataError(InputError):
     """The hospital's data can't serve the study (empty, one class only, unreadable, too few patients)."""
 
@@ -77,6 +89,24 @@ class NotApprovedError(ConsiliumError):
     code = "CONS-210"
 
 
+class DeclinedError(NotApprovedError):
+    """The hospital has declined this study."""
+
+    code = "CONS-211"
+
+
+class ApprovalEndedError(NotApprovedError):
+    """An approval has expired, or its number of runs is used up."""
+
+    code = "CONS-212"
+
+
+class ApprovalChangedError(NotApprovedError):
+    """Code, dependencies, starting model or coordinator are no longer those that were approved."""
+
+    code = "CONS-213"
+
+
 class EgressError(ConsiliumError):
     """A reply held something that the egress contract does not name."""
 
@@ -93,6 +123,30 @@ class InstructionError(ConsiliumError):
     """A message from the coordinator is not a valid instruction of this run."""
 
     code = "CONS-240"
+
+
+class SignatureError(InstructionError):
+    """Something that must be signed is not, or not by the key that was expected."""
+
+    code = "CONS-241"
+
+
+class ReplayError(InstructionError):
+    """An instruction came before, is older than one that was carried out, or has expired."""
+
+    code = "CONS-242"
+
+
+class ReleaseError(InstructionError):
+    """The coordinator's code is not the release that this hospital installed."""
+
+    code = "CONS-245"
+
+
+class RevokedError(ConsiliumError):
+    """The coordinator does not, or no longer, admit this hospital's node."""
+
+    code = "CONS-246"
 
 
 class NonFiniteUpdateError(ConsiliumError):
@@ -119,6 +173,18 @@ class ProcessError(ConsiliumError):
 
     code = "CONS-320"
     exit_code = 3
+
+
+class NotUpError(ProcessError):
+    """A command needs a coordinator or a site that is up, and it is not."""
+
+    code = "CONS-321"
+
+
+class NotInstalledError(ProcessError):
+    """A program beside Consilium that a command needs is not installed on this machine."""
+
+    code = "CONS-322"
 
 
 class StorageError(ConsiliumError):

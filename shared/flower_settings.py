@@ -1,4 +1,4 @@
-"""Settings of Flower that both houses share: no calls to its makers, shorter waits, quieter logs.
+"""Settings of Flower that both houses share: no calls to its makers, shorter waits; and a check that what is changed is as expected.
 
 Its fixed back-offs are most of a small round.
 The names that are changed are private to Flower; its version is pinned, and a missing name ends the process before it connects.
@@ -6,7 +6,10 @@ The names that are changed are private to Flower; its version is pinned, and a m
 
 from __future__ import annotations
 
-import logging
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 from shared.errors import ProcessError
 
@@ -29,7 +32,13 @@ def shorten_back_off() -> None:
         defaults.update(wanted)  # max_time still ends a pull whose sender has gone
 
 
-def quieten_logs() -> None:
-    """One line a message and not one a request: each process asks several times a second."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("flwr").propagate = False  # it has a handler of its own
+def require_parameters(owner: ModuleType | type, name: str, *parameters: str) -> Callable[..., Any]:
+    """The private function `owner.name`, which must take exactly these parameters in this order. Raises ProcessError otherwise."""
+    function = getattr(owner, name, None)
+    found = tuple(inspect.signature(function).parameters) if callable(function) else None
+    if function is None or found != parameters:
+        raise ProcessError(
+            f"flwr's {owner.__name__}.{name} is not as expected ({', '.join(found or ('missing',))}): "
+            "this release was made for flwr 1.41.0"
+        )
+    return function  # type: ignore[no-any-return]

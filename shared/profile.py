@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
 from shared.errors import ProfileError
 from shared.study import Name, Strict
 from shared.yaml_source import read_yaml, validate
+
+#: Groups of figures that a hospital can keep to itself.
+Output = Literal["network", "svm", "baseline", "gain", "classes", "histogram"]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -42,6 +45,17 @@ class Policy(Strict):
     maximum_rounds: int = Field(default=1000, ge=1)
     maximum_update_norm: Annotated[float, Field(gt=0)] = Field(
         default=1e6, description="L2 norm above which an update does not leave"
+    )
+    maximum_round_s: Annotated[float, Field(gt=0)] = Field(
+        default=86_400, description="training of one round that lasts longer is ended, and nothing of it leaves"
+    )
+    maximum_device_memory_gb: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="GB (10^9 bytes) of a GPU's memory that a study may take; without effect on a CPU"
+    )
+    allowed_outputs: list[Output] = Field(
+        default_factory=lambda: list(get_args(Output)),
+        description="which figures may leave besides counts: `network` and `svm` (figures of each head; without `network` no evaluation "
+        "leaves), `baseline` (the round-0 model's), `gain` (final minus round 0), `classes` (figures by class), `histogram` (of scores)",
     )
 
 

@@ -181,3 +181,6 @@ class SiteHello(Strict):
     site: Name
     code_digest: str
     versions: dict[Literal["consilium", "flwr", "torch", "python"], str]
+    any_release: bool = Field(
+        default=False, description="development override: the site works for a coordinator with other code"
+    )

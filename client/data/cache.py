@@ -9,7 +9,7 @@ time when no site runs.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.cache_files import locked, make_private_folder, storage_error
-from client.data.packs import Pack, PackRow, Parts, narrowed, open_pack, remove_pack, write_pack
+from client.data.packs import (
+    Pack,
+    PackRow,
+    Parts,
+    blank_rows,
+    discard_parts,
+    narrowed,
+    open_pack,
+    remove_pack,
+    write_pack,
+)
 from client.data.records import Problem, Record
-from client.data.source_digests import source_digests
+from client.data.source_digests import forget_sources, source_digests
 from shared.canonical import digest
 from shared.errors import UnreadableImageError
 from shared.imaging.decoder import close_decoders
@@ -87,6 +97,29 @@ def prepare_store(
     if progress is not None:
         progress(len(records), len(records))
     return _store(pack, records, unreadable)
+
+
+def forget_records(folder: Path, records: Collection[str], files: Collection[Path] | None) -> None:
+    """Take the images of these records (by key) and what is remembered of their files out of the cache; everybody else's stay.
+
+    Where `files` are not known (None) no file is remembered any more, and all are read once more when they are wanted.
+
+    A process that prepares images is waited for; one that reads them keeps those that it has opened until it ends. Repeatable: killed in
+    the middle, run again. Raises StorageError.
+    """
+    if not folder.is_dir():
+        return
+    with locked(folder):
+        try:
+            forget_sources(folder, files)
+            for place in (child for child in folder.iterdir() if child.is_dir()):
+                discard_parts(place)
+                for path in sorted(place.glob("*.json")):
+                    if open_pack(place, path.stem) is None:
+                        remove_pack(place, path.stem)
+                    blank_rows(place, path.stem, records)
+        except OSError as problem:
+            raise storage_error(folder, problem) from None
 
 
 def recipe_key(recipe: Preprocessing) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from client.data.cache_files import open_private, written_whole
 
 _FORMAT = "consilium/image-pack/1"
+_ROWS, _JOURNAL = "parts.rows", "parts.journal"
+_WITHDRAWN = "the patient has withdrawn"
 Rows = NDArray[Any]
 
 
@@ -95,17 +97,59 @@ def narrowed(part: Rows, row: PackRow) -> Rows:
     return part
 
 
+def blank_rows(folder: Path, name: str, records: Collection[str]) -> bool:
+    """Zero the pixels of these records and forget which they were; all other rows stay where they are. False where none is in the pack.
+
+    Killed in the middle, it is done again by the next call: the index names the records until their pixels are gone, but gives the pixels
+    to nobody from the beginning. Raises OSError.
+    """
+    pack = open_pack(folder, name)
+    if pack is None or not any(row.record in records for row in pack.rows):
+        return False
+    gone = [row.record in records for row in pack.rows]
+
+    def index(record_of_gone: str | None) -> bytes:
+        rows = [
+            PackRow(row.record if record_of_gone is None else record_of_gone, None, problem=_WITHDRAWN)
+            if blank
+            else row
+            for row, blank in zip(pack.rows, gone, strict=True)
+        ]
+        return json.dumps({"format": _FORMAT, "rows": [asdict(row) for row in rows]}).encode()
+
+    with written_whole(folder / f"{name}.json") as stream:
+        stream.write(index(None))
+    header = {
+        "descr": np.lib.format.dtype_to_descr(pack.images.dtype),
+        "fortran_order": False,
+        "shape": pack.images.shape,
+    }
+    with written_whole(folder / f"{name}.npy") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for image, blank in zip(pack.images, gone, strict=True):
+            stream.write((np.zeros_like(image) if blank else np.ascontiguousarray(image)).tobytes())
+    with written_whole(folder / f"{name}.json") as stream:
+        stream.write(index(""))
+    return True
+
+
 def remove_pack(folder: Path, name: str) -> None:
     """The index goes first, so that no index ever names pixels that are gone."""
     (folder / f"{name}.json").unlink(missing_ok=True)
     (folder / f"{name}.npy").unlink(missing_ok=True)
 
 
+def discard_parts(folder: Path) -> None:
+    """Forget what a stopped run had prepared and not packed: it is decoded again when it is wanted. Raises OSError."""
+    for leftover in (folder / _JOURNAL, folder / _ROWS, *folder.glob("*.tmp")):
+        leftover.unlink(missing_ok=True)
+
+
 class Parts:
     """Rows that were prepared but not packed yet; they survive a kill."""
 
     def __init__(self, folder: Path, size: int) -> None:
-        self._rows_path, self._journal_path = folder / "parts.rows", folder / "parts.journal"
+        self._rows_path, self._journal_path = folder / _ROWS, folder / _JOURNAL
         self._size = size
         self._places: dict[str, tuple[int, int, str]] = {}
         self._rows: IO[bytes] | None = None

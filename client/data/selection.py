@@ -1,11 +1,12 @@
 """Which records of a holding a study works on, with their classes and parts. Decided by keys, patients and labels, before any pixel.
 
-The same holding, study and seed give the same cohort, whatever the order in which an adapter lists the records.
+The same holding, study and seed give the same cohort, whatever the order in which an adapter lists the records. A patient who has
+withdrawn is divided with all the others and then taken out: nobody else changes part, so no test patient is ever trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -42,10 +43,16 @@ class Cohort:
 
 
 _Labelled = list[tuple[Record, int]]
+#: Whether the patient with this id has withdrawn.
+Withdrawn = Callable[[str], bool]
 
 
-def choose(study: Study, holding: Holding, *, minimum_patients: int) -> Cohort:
-    """Select, balance and divide a holding's records as the study says.
+def _nobody(_patient: str) -> bool:
+    return False
+
+
+def choose(study: Study, holding: Holding, *, minimum_patients: int, withdrawn: Withdrawn = _nobody) -> Cohort:
+    """Select, balance and divide a holding's records as the study says; those of patients who have withdrawn are in no part.
 
     Every class that remains has records in all three parts and, in train, at least as many patients as the SVM's largest number of folds.
     Raises DataError (nothing selected, an attribute that the layout lacks, too few of a class), SplitLeakError (official division), and
@@ -57,22 +64,26 @@ def choose(study: Study, holding: Holding, *, minimum_patients: int) -> Cohort:
             raise DataError(f"two records have the key '{first.key}': {first.image} and {second.image}")
     selected = _select(ordered, study.data.select)
     labelled = [(record, label) for record in selected if (label := study.task.class_of(record.label)) is not None]
-    left_out = len(selected) - len(labelled)
+    left_out = sum(not withdrawn(record.patient) for record in selected) - sum(
+        not withdrawn(record.patient) for record, _ in labelled
+    )
     if not labelled:
         had = ", ".join(sorted({record.label for record in selected})) or "none"
         raise DataError(
             f"no record has a label of the study's classes {_class_list(study)}; the labels there are {had}"
         )
     dropped: list[int] = []
-    cohort = _divide(labelled, study, left_out, holding.problems, dropped)
+    cohort = _divide(labelled, study, left_out, holding.problems, dropped, withdrawn)
     while scarce := _scarce(cohort, study, dropped):
         if not _may_leave_out(scarce, study, dropped):
             raise _unservable(scarce, study)
         dropped.extend(scarce)
         labelled = [(record, label) for record, label in labelled if label not in scarce]
-        cohort = _divide(labelled, study, left_out, holding.problems, dropped)
+        cohort = _divide(labelled, study, left_out, holding.problems, dropped, withdrawn)
     if study.data.balanced is not None:
-        cohort = _divide(_balance(labelled, study, study.data.balanced), study, left_out, holding.problems, dropped)
+        cohort = _divide(
+            _balance(labelled, study, study.data.balanced), study, left_out, holding.problems, dropped, withdrawn
+        )
         if scarce := _scarce(cohort, study, dropped):
             raise _unservable(scarce, study)
     reached = len(np.unique(cohort.patients))
@@ -123,7 +134,12 @@ def _balance(labelled: _Labelled, study: Study, balanced: Balanced) -> _Labelled
 
 
 def _divide(
-    labelled: _Labelled, study: Study, left_out: int, problems: tuple[Problem, ...], dropped: Sequence[int]
+    labelled: _Labelled,
+    study: Study,
+    left_out: int,
+    problems: tuple[Problem, ...],
+    dropped: Sequence[int],
+    withdrawn: Withdrawn,
 ) -> Cohort:
     records = tuple(record for record, _ in labelled)
     labels = np.array([label for _, label in labelled], dtype=np.int64)
@@ -137,6 +153,13 @@ def _divide(
         positive=study.task.positive_index,
         seed=study.seed,
     )
+    staying = np.array([not withdrawn(name) for name in names], dtype=np.bool_)
+    if not staying.all():
+        place = np.cumsum(staying) - 1  # of each record among those that stay
+        parts = {part: place[rows[staying[rows]]] for part, rows in parts.items()}
+        records = tuple(record for record, stays in zip(records, staying, strict=True) if stays)
+        labels = labels[staying]
+        patients = np.unique(patients[staying], return_inverse=True)[1].astype(np.int64).reshape(-1)
     for array in (labels, patients, *parts.values()):
         array.setflags(write=False)
     left = tuple(study.task.class_names[index] for index in sorted(dropped))

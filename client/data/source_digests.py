@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,6 +49,19 @@ def source_digests(folder: Path, files: Iterable[Path], workers: int = 1) -> dic
         with written_whole(folder / _NAME) as stream:
             stream.write(json.dumps({"format": _FORMAT, "files": memory}).encode())
     return result
+
+
+def forget_sources(folder: Path, files: Collection[Path] | None) -> None:
+    """Remember these files no longer, or none at all. Raises OSError."""
+    if files is None:
+        (folder / _NAME).unlink(missing_ok=True)
+        return
+    gone = {str(path) for path in files}
+    memory = _remembered(folder)
+    if gone & memory.keys():
+        kept = {path: value for path, value in memory.items() if path not in gone}
+        with written_whole(folder / _NAME) as stream:
+            stream.write(json.dumps({"format": _FORMAT, "files": kept}).encode())
 
 
 def _remembered(folder: Path) -> dict[str, tuple[Stamp, str]]:

@@ -126,6 +126,7 @@ def _site(
             precision=prepared.precision if prepared else None,
             memory_format=prepared.memory_format if prepared else None,
             code_digest=hello.code_digest if hello else None,
+            any_release=hello.any_release if hello else False,
             versions={str(key): value for key, value in hello.versions.items()} if hello else {},
         ),
         network=_head(evaluated, "network", study),

@@ -163,6 +163,7 @@ class Machine(Strict):
     code_digest: str | None = Field(
         description="digest of the code the hospital ran; equal to the run's if all is well"
     )
+    any_release: bool = Field(description="the hospital's node had given up comparing releases, for development")
     versions: dict[str, str]
 
 

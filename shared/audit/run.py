@@ -1,7 +1,8 @@
 """Checks of one run folder from its files alone: does each record follow from the ones before it?
 
-What is proven here is consistency: the study, the chain of models, the weights, the aggregation. Records are not signed, so who wrote
-them is not checkable; a folder rewritten as a whole, consistently, would pass every other check, and the result says so.
+What is proven here is consistency: the study, the chain of models, the weights, the aggregation. The signatures that are kept with each
+round are not looked at, so who wrote the records is not checkable; a folder rewritten as a whole, consistently, would pass every other
+check, and the result says so.
 """
 
 from __future__ import annotations
@@ -77,7 +78,11 @@ def check_run(files: RunFiles) -> list[Check]:
 
 
 def _signatures() -> Check:
-    return Check("who wrote the records", "not checkable", "records of this release are not signed")
+    return Check(
+        "who wrote the records",
+        "not checkable",
+        "instructions and answers are signed and kept with each round, but this command knows no keys to trust yet",
+    )
 
 
 def _study(files: RunFiles) -> Check:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
+import json
 import logging
+import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +20,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.bare_run import bare_study, evaluated_answer, prepared_answer, trained_answer
+from benchmarks.bare_run import FROZEN_DIGEST, bare_study, evaluated_answer, new_key, prepared_answer, trained_answer
 from client import gate
+from client.approvals import approve
 from client.gate import Result, Task
-from client.site_folder import SiteFolder
+from client.site_folder import Coordinator, SiteFolder
+from shared.documents import Publication, StartingPoint
 from shared.errors import DataError
 from shared.messages import (
     ANSWER,
@@ -32,9 +39,13 @@ from shared.messages import (
     Instruction,
     Kind,
     read_answer,
+    read_instruction,
+    sign_instruction,
 )
 from shared.profile import Policy, Profile, SiteData
+from shared.release import Release
 from shared.results import Estimate, Evaluated, Prepared, ScoreHistogram, Trained
+from shared.signing import SigningKey, seal
 from shared.study import Study
 from shared.wire import Flat, encode, flat_digest
 
@@ -52,42 +63,81 @@ PROFILE = Profile.model_validate(
 )
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> SiteFolder:
-    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-    made = SiteFolder.create(tmp_path / "anna", PROFILE)
-    for wire in ("fp32", "bf16"):
-        made.approve(bare_study(wire=wire), by="the test", study_folder=Path("/nowhere"))
+COORDINATOR = new_key()
+MANIFEST_DIGEST = "1" * 64
+ISSUED = itertools.count(int(time.time() * 1000))
+
+
+def site_folder(path: Path) -> SiteFolder:
+    """A hospital that has joined the coordinator of these tests."""
+    made = SiteFolder.create(path, PROFILE)
+    coordinator = Coordinator(
+        federation="tests", address="127.0.0.1:1", coordinator_key=str(COORDINATOR.public), joined="today"
+    )
+    (path / "coordinator.json").write_text(coordinator.model_dump_json())
     return made
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> SiteFolder:
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    made = site_folder(tmp_path / "anna")
+    for wire in ("fp32", "bf16"):
+        approved(made, bare_study(wire=wire))
+    return made
+
+
+def approved(folder: SiteFolder, study: Study, *, runs: int = 5) -> None:
+    """The hospital approves `study`, which starts from MODEL_VALUES."""
+    start = StartingPoint(
+        manifest_digest=MANIFEST_DIGEST,
+        model_digest=flat_digest(encode(MODEL_VALUES, study.federation.wire)),
+        frozen_digest=FROZEN_DIGEST,
+    )
+    publication = Publication(
+        federation="tests", coordinator_key=str(COORDINATOR.public), study=study.to_data(), study_digest=study.digest(),
+        starting_point=start, runs=runs, expires="2999-12-31", created="today", release=Release.installed(),
+    )  # fmt: skip
+    approve(folder, publication, by="the test", weights_folder=Path("/nowhere"))
+
+
 def instruction_of(kind: Kind, study: Study, model: np.ndarray, **changes: Any) -> Instruction:
+    issued = next(ISSUED)
     values = {
-        "kind": kind, "run": "run-1", "round": 0 if kind == "prepare" else 1, "study": study.to_data(),
-        "study_digest": study.digest(), "model_digest": flat_digest(model), "manifest_digest": "0" * 64,
+        "kind": kind, "run": "run-1", "site": "anna", "round": 0 if kind == "prepare" else 1, "issued": issued,
+        "expires": issued + 60_000, "study": study.to_data(), "study_digest": study.digest(),
+        "model_digest": flat_digest(model), "manifest_digest": MANIFEST_DIGEST, "previous": None,
+        "release": Release.installed(),
     }  # fmt: skip
     return Instruction.model_validate({**values, **changes})
 
 
 def message_of(
-    kind: Kind = "train", study: Study | None = None, received: dict[str, Any] | None = None, **changes: Any
+    kind: Kind = "train",
+    study: Study | None = None,
+    received: dict[str, Any] | None = None,
+    key: SigningKey = COORDINATOR,
+    **changes: Any,
 ) -> Message:
     """An instruction as the coordinator sends it; `received` stands in the place of the study's values."""
     study = study or bare_study()
     model = encode(MODEL_VALUES, study.federation.wire)
     body = instruction_of(kind, study, model, **changes).model_copy(update={"study": received or study.to_data()})
-    content = RecordDict(
-        {INSTRUCTION: ConfigRecord({BODY: body.model_dump_json()}), MODEL: ArrayRecord({FLAT: Array(model)})}
-    )
+    text, _ = sign_instruction(body, key)
+    content = RecordDict({INSTRUCTION: ConfigRecord({BODY: text}), MODEL: ArrayRecord({FLAT: Array(model)})})
+    return sent(content, kind)
+
+
+def sent(content: RecordDict, kind: Kind = "train") -> Message:
     message = Message(content, dst_node_id=7, message_type=MESSAGE_TYPES[kind])
     message.metadata.__dict__["_message_id"] = message.object_id
     return message
 
 
-def answer_in(reply: Message) -> Answer:
-    """The reply's answer, read strictly; fails where the reply holds anything else."""
+def answer_in(reply: Message, folder: SiteFolder) -> Answer:
+    """The reply's answer, signed by the site and read strictly; fails where the reply holds anything else."""
     assert reply.has_content() and not reply.has_error()
-    answer = read_answer(str(reply.content.config_records[ANSWER][BODY]))
+    answer = read_answer(str(reply.content.config_records[ANSWER][BODY]), folder.signing_key().public)
     assert set(reply.content) == ({ANSWER, UPDATE} if answer.trained else {ANSWER})
     assert set(reply.content[ANSWER]) == {BODY}
     results = (answer.prepared, answer.trained, answer.evaluated, answer.refused)
@@ -101,8 +151,8 @@ def bytes_of(reply: Message) -> bytes:
     return b"".join(one.deflate() for one in get_all_nested_objects(reply).values()) + repr(reply.metadata).encode()
 
 
-def refused(reply: Message) -> str:
-    answer = answer_in(reply)
+def refused(reply: Message, folder: SiteFolder) -> str:
+    answer = answer_in(reply, folder)
     assert answer.refused is not None
     assert answer.update_digest is None
     for secret in (PATIENT, "Mueller", "Anna", "/nowhere", "Traceback"):
@@ -134,7 +184,7 @@ def test_an_approved_instruction_reaches_the_work_with_its_decoded_model(folder:
         seen.append(task)
         return training()
 
-    answer = answer_in(gate.answer(message_of(), folder, work))
+    answer = answer_in(gate.answer(message_of(), folder, work), folder)
     assert answer.trained == trained_answer()
     (task,) = seen
     assert task.study == bare_study()
@@ -143,22 +193,22 @@ def test_an_approved_instruction_reaches_the_work_with_its_decoded_model(folder:
 
 def test_an_unapproved_study_is_refused_before_any_work(folder: SiteFolder) -> None:
     reply = gate.answer(message_of(study=bare_study(rounds=4)), folder, never)
-    assert refused(reply) == "CONS-210"
+    assert refused(reply, folder) == "CONS-210"
 
 
 def test_an_approval_under_another_digests_name_is_none(folder: SiteFolder) -> None:
     other = bare_study(rounds=4)
     approvals = folder.path / "approvals"
     (approvals / f"{other.digest()}.json").write_text((approvals / f"{bare_study().digest()}.json").read_text())
-    assert refused(gate.answer(message_of(study=other), folder, never)) == "CONS-210"
+    assert refused(gate.answer(message_of(study=other), folder, never), folder) == "CONS-210"
 
 
 def test_a_study_that_differs_from_its_digest_is_refused(folder: SiteFolder) -> None:
     digest = bare_study().digest()
     off_by_one = digest[:-1] + ("0" if digest[-1] != "0" else "1")
-    assert refused(gate.answer(message_of(study_digest=off_by_one), folder, never)) == "CONS-240"
+    assert refused(gate.answer(message_of(study_digest=off_by_one), folder, never), folder) == "CONS-240"
     changed = message_of(study=bare_study(rounds=4), study_digest=digest)
-    assert refused(gate.answer(changed, folder, never)) == "CONS-240"
+    assert refused(gate.answer(changed, folder, never), folder) == "CONS-240"
 
 
 def test_altered_model_bytes_are_refused(folder: SiteFolder) -> None:
@@ -166,45 +216,214 @@ def test_altered_model_bytes_are_refused(folder: SiteFolder) -> None:
     altered = MODEL_VALUES.copy()
     altered[3] += 1
     message.content[MODEL] = ArrayRecord({FLAT: Array(altered)})
-    assert refused(gate.answer(message, folder, never)) == "CONS-240"
+    assert refused(gate.answer(message, folder, never), folder) == "CONS-240"
 
 
 def test_a_model_of_another_type_is_refused(folder: SiteFolder) -> None:
     message = message_of(model_digest=flat_digest(MODEL_VALUES.astype(np.float64)))
     message.content[MODEL] = ArrayRecord({FLAT: Array(MODEL_VALUES.astype(np.float64))})
-    assert refused(gate.answer(message, folder, never)) == "CONS-200"
+    assert refused(gate.answer(message, folder, never), folder) == "CONS-200"
 
 
 @pytest.mark.parametrize("kind", ["prepare", "train", "evaluate"])
 def test_more_rounds_than_the_policy_allows_are_refused(folder: SiteFolder, kind: Kind) -> None:
     long = bare_study(rounds=6)
-    folder.approve(long, by="the test", study_folder=Path("/nowhere"))
-    assert refused(gate.answer(message_of(kind, long), folder, never)) == "CONS-230"
+    approved(folder, long)
+    assert refused(gate.answer(message_of(kind, long), folder, never), folder) == "CONS-230"
 
 
 def test_a_round_after_the_studys_last_is_refused(folder: SiteFolder) -> None:
-    assert refused(gate.answer(message_of(round=4), folder, never)) == "CONS-230"
+    assert refused(gate.answer(message_of(round=4), folder, never), folder) == "CONS-230"
 
 
 def test_a_study_that_is_none_is_refused(folder: SiteFolder) -> None:
-    assert refused(gate.answer(message_of(received={"name": PATIENT}), folder, never)) == "CONS-101"
+    assert refused(gate.answer(message_of(received={"name": PATIENT}), folder, never), folder) == "CONS-101"
 
 
 @pytest.mark.parametrize("missing", [INSTRUCTION, MODEL])
 def test_a_message_without_its_records_is_refused(folder: SiteFolder, missing: str) -> None:
     message = message_of()
     del message.content[missing]
-    assert refused(gate.answer(message, folder, never)) == "CONS-240"
+    assert refused(gate.answer(message, folder, never), folder) == "CONS-240"
 
 
 @settings(max_examples=50, deadline=None)
 @given(body=st.one_of(st.text(), st.binary().map(repr), st.just('{"kind": "train"}')))
 def test_whatever_text_comes_in_a_valid_refusal_goes_out(tmp_path_factory: pytest.TempPathFactory, body: str) -> None:
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-    folder = SiteFolder.create(tmp_path_factory.mktemp("site") / "anna", PROFILE)
+    folder = site_folder(tmp_path_factory.mktemp("site") / "anna")
     message = message_of()
     message.content[INSTRUCTION] = ConfigRecord({BODY: body})
-    assert refused(gate.answer(message, folder, never)) == "CONS-240"
+    assert refused(gate.answer(message, folder, never), folder) == "CONS-241"
+
+
+def altered(message: Message, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Message:
+    """The message with its signed payload changed, under the old signature."""
+    envelope = json.loads(str(message.content.config_records[INSTRUCTION][BODY]))
+    payload = json.dumps(change(json.loads(base64.b64decode(envelope["payload"])))).encode()
+    text = json.dumps({**envelope, "payload": base64.b64encode(payload).decode()})
+    return sent(RecordDict({INSTRUCTION: ConfigRecord({BODY: text}), MODEL: message.content[MODEL]}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: {**body, "round": 2},
+        lambda body: {**body, "run": "run-2"},
+        lambda body: {**body, "issued": body["issued"] + 1},
+        lambda body: {**body, "study": {**body["study"], "seed": body["study"]["seed"] + 1}},
+        lambda body: body,  # the same values in other bytes
+    ],
+)
+def test_an_instruction_with_one_changed_value_is_not_opened(folder: SiteFolder, change: Any) -> None:
+    assert refused(gate.answer(altered(message_of(), change), folder, never), folder) == "CONS-241"
+
+
+def test_only_the_coordinator_that_was_joined_instructs(folder: SiteFolder) -> None:
+    assert refused(gate.answer(message_of(key=new_key()), folder, never), folder) == "CONS-241"
+    assert refused(gate.answer(message_of(key=folder.signing_key()), folder, never), folder) == "CONS-241"
+
+
+def test_a_signed_answer_is_no_signed_instruction(folder: SiteFolder) -> None:
+    """A signature covers what kind of thing it signs."""
+    body = instruction_of("train", bare_study(), MODEL_VALUES)
+    text = seal("answer", body.model_dump(mode="json"), COORDINATOR)
+    message = sent(
+        RecordDict({INSTRUCTION: ConfigRecord({BODY: text}), MODEL: ArrayRecord({FLAT: Array(MODEL_VALUES)})})
+    )
+    assert refused(gate.answer(message, folder, never), folder) == "CONS-241"
+
+
+def test_a_refused_instruction_names_no_instruction_that_could_not_be_trusted(folder: SiteFolder) -> None:
+    reply = gate.answer(message_of(key=new_key()), folder, never)
+    assert answer_in(reply, folder).instruction is None
+    text = str(message_of(round=4).content.config_records[INSTRUCTION][BODY])
+    message = sent(
+        RecordDict({INSTRUCTION: ConfigRecord({BODY: text}), MODEL: ArrayRecord({FLAT: Array(MODEL_VALUES)})})
+    )
+    known = answer_in(gate.answer(message, folder, never), folder)
+    assert known.instruction == read_instruction(text, COORDINATOR.public)[1]
+
+
+def test_an_instruction_is_carried_out_once(folder: SiteFolder) -> None:
+    message = message_of()
+    assert answer_in(gate.answer(message, folder, ending_in(training())), folder).trained is not None
+    assert refused(gate.answer(message, folder, never), folder) == "CONS-242"
+
+
+def test_an_instruction_that_failed_is_not_carried_out_a_second_time_either(folder: SiteFolder) -> None:
+    def fails(_task: Task) -> Result:
+        raise ValueError
+
+    message = message_of()
+    assert refused(gate.answer(message, folder, fails), folder) == "CONS-999"
+    assert refused(gate.answer(message, folder, never), folder) == "CONS-242"
+
+
+def test_an_older_instruction_that_was_held_back_is_not_carried_out(folder: SiteFolder) -> None:
+    held, newer = message_of(round=1), message_of(round=2)
+    answer_in(gate.answer(newer, folder, ending_in(training())), folder)
+    assert refused(gate.answer(held, folder, never), folder) == "CONS-242"
+
+
+def test_two_runs_do_not_disturb_each_others_order(folder: SiteFolder) -> None:
+    older, newer = message_of(run="run-1"), message_of(run="run-2")
+    for message in (newer, older):
+        assert answer_in(gate.answer(message, folder, ending_in(training())), folder).trained is not None
+
+
+@pytest.mark.parametrize("minutes", [-60, -6, 6, 60])
+def test_an_instruction_out_of_its_time_is_not_carried_out(folder: SiteFolder, minutes: int) -> None:
+    now = int(time.time() * 1000) + minutes * 60_000
+    message = message_of(issued=now, expires=now + 1000)
+    assert refused(gate.answer(message, folder, never), folder) == "CONS-242"
+
+
+@pytest.mark.parametrize("minutes", [-4, 4])
+def test_clocks_may_differ_by_less_than_five_minutes(folder: SiteFolder, minutes: int) -> None:
+    now = int(time.time() * 1000) + minutes * 60_000
+    message = message_of(issued=now, expires=now + 1000)
+    assert answer_in(gate.answer(message, folder, ending_in(training())), folder).trained is not None
+
+
+def test_the_same_round_of_the_same_model_is_answered_with_the_same_bytes_and_not_trained_again(
+    folder: SiteFolder,
+) -> None:
+    first = gate.answer(message_of(), folder, ending_in(training(spoilt(0.5))))
+    second = gate.answer(message_of(), folder, never)
+    before, after = answer_in(first, folder), answer_in(second, folder)
+    assert after.trained == before.trained and after.update_digest == before.update_digest
+    assert after.instruction != before.instruction
+    assert second.content[UPDATE].object_id == first.content[UPDATE].object_id
+
+
+def test_another_round_another_run_or_another_model_is_trained(folder: SiteFolder) -> None:
+    gate.answer(message_of(), folder, ending_in(training(spoilt(0.5))))
+    other = encode(MODEL_VALUES + np.float32(1), "fp32")
+    body = instruction_of("train", bare_study(), other)
+    text, _ = sign_instruction(body, COORDINATOR)
+    message = sent(RecordDict({INSTRUCTION: ConfigRecord({BODY: text}), MODEL: ArrayRecord({FLAT: Array(other)})}))
+    for again in (message, message_of(run="run-2"), message_of(round=2)):
+        update = np.full(50, 0.25, np.float32)
+        answer = answer_in(gate.answer(again, folder, ending_in(training(update))), folder)
+        assert answer.update_digest == flat_digest(update)
+
+
+@pytest.mark.parametrize("name", ["answered.json", "answered.npy"])
+def test_a_kept_answer_that_was_damaged_is_not_sent(folder: SiteFolder, name: str) -> None:
+    gate.answer(message_of(), folder, ending_in(training(spoilt(0.5))))
+    path = folder.run_folder("run-1") / name
+    path.write_bytes(path.read_bytes()[:-3] + b"xyz")
+    update = np.full(50, 0.25, np.float32)
+    answer = answer_in(gate.answer(message_of(), folder, ending_in(training(update))), folder)
+    assert answer.update_digest == flat_digest(update)
+
+
+def test_a_kept_answer_is_for_the_hospital_alone(folder: SiteFolder) -> None:
+    gate.answer(message_of(), folder, ending_in(training()))
+    for name in ("answered.json", "answered.npy", "last-instruction"):
+        assert stat.S_IMODE((folder.run_folder("run-1") / name).stat().st_mode) == 0o600
+
+
+def test_another_sites_instruction_is_refused(folder: SiteFolder) -> None:
+    assert refused(gate.answer(message_of(site="bertha"), folder, never), folder) == "CONS-240"
+
+
+def test_another_release_is_refused_and_named_in_the_log(folder: SiteFolder, caplog: pytest.LogCaptureFixture) -> None:
+    own = Release.installed()
+    other = own.model_copy(update={"code_digest": "f" * 64, "versions": {**own.versions, "consilium": "9.9.9"}})
+    with caplog.at_level(logging.ERROR, "consilium.site"):
+        assert refused(gate.answer(message_of(release=other), folder, never), folder) == "CONS-245"
+    assert "9.9.9 (code ffffffffffff)" in caplog.text
+    assert f"{own.versions['consilium']} (code {own.code_digest[:12]})" in caplog.text
+
+
+def test_a_run_starts_from_the_model_that_was_approved(folder: SiteFolder) -> None:
+    """Another model, though its digest is signed; later rounds' models can't be known when a study is approved."""
+    other = MODEL_VALUES + np.float32(1)
+    body = instruction_of("prepare", bare_study(), other)
+    text, _ = sign_instruction(body, COORDINATOR)
+    content = RecordDict({INSTRUCTION: ConfigRecord({BODY: text}), MODEL: ArrayRecord({FLAT: Array(other)})})
+    assert refused(gate.answer(sent(content, "prepare"), folder, never), folder) == "CONS-240"
+    assert refused(gate.answer(message_of(manifest_digest="2" * 64), folder, never), folder) == "CONS-240"
+
+
+def test_an_approval_for_one_run_serves_one_run(folder: SiteFolder) -> None:
+    approved(folder, bare_study(rounds=2), runs=1)
+    for run, code in (("run-1", None), ("run-2", "CONS-212"), ("run-1", None)):
+        reply = gate.answer(message_of(study=bare_study(rounds=2), run=run), folder, ending_in(training()))
+        answer = answer_in(reply, folder)
+        assert (answer.refused.code if answer.refused else None) == code
+
+
+def test_a_site_that_has_not_joined_answers_nobody(tmp_path: Path) -> None:
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    alone = SiteFolder.create(tmp_path / "anna", PROFILE)
+    assert refused(gate.answer(message_of(), alone, never), alone) == "CONS-100"
+
+
+def test_the_node_refuses_what_it_did_not_open_with_a_signature(folder: SiteFolder) -> None:
+    assert refused(gate.refusal_message(message_of(), folder, "CONS-245"), folder) == "CONS-245"
 
 
 # -- on the way out ----------------------------------------------------------------------------------------------------
@@ -216,7 +435,7 @@ def test_an_update_leaves_in_the_studys_format_with_its_digest(folder: SiteFolde
     reply = gate.answer(message_of(study=bare_study(wire=wire)), folder, ending_in(training(update)))
     array = reply.content.array_records[UPDATE][FLAT].numpy()
     np.testing.assert_array_equal(array, encode(update, wire), strict=True)  # type: ignore[arg-type]
-    assert answer_in(reply).update_digest == flat_digest(array)
+    assert answer_in(reply, folder).update_digest == flat_digest(array)
     assert set(reply.content[UPDATE]) == {FLAT}
 
 
@@ -244,11 +463,11 @@ def spoilt(value: float) -> Flat:
     ],
 )  # fmt: skip
 def test_an_update_outside_the_contract_does_not_leave(folder: SiteFolder, update: Any, code: str) -> None:
-    assert refused(gate.answer(message_of(), folder, ending_in(training(update)))) == code
+    assert refused(gate.answer(message_of(), folder, ending_in(training(update))), folder) == code
 
 
 def test_an_update_at_the_bound_leaves(folder: SiteFolder) -> None:
-    assert answer_in(gate.answer(message_of(), folder, ending_in(training(spoilt(10.0))))).trained is not None
+    assert answer_in(gate.answer(message_of(), folder, ending_in(training(spoilt(10.0)))), folder).trained is not None
 
 
 @pytest.mark.parametrize(
@@ -265,7 +484,7 @@ def test_an_update_at_the_bound_leaves(folder: SiteFolder) -> None:
     ],
 )
 def test_a_result_of_another_kind_or_with_more_does_not_leave(folder: SiteFolder, kind: Kind, result: Result) -> None:
-    assert refused(gate.answer(message_of(kind), folder, ending_in(result))) == "CONS-220"
+    assert refused(gate.answer(message_of(kind), folder, ending_in(result)), folder) == "CONS-220"
 
 
 def built_past_its_schema(**changes: Any) -> Trained:
@@ -292,14 +511,14 @@ class Talkative(Trained):
     ],
 )
 def test_a_metric_outside_its_schema_does_not_leave(folder: SiteFolder, trained: Trained) -> None:
-    code = refused(gate.answer(message_of(), folder, ending_in(training(trained=trained))))
+    code = refused(gate.answer(message_of(), folder, ending_in(training(trained=trained))), folder)
     assert code in ("CONS-220", "CONS-999")
 
 
 def test_a_field_that_the_schema_does_not_name_never_leaves(folder: SiteFolder) -> None:
     reply = gate.answer(message_of(), folder, ending_in(training(trained=Talkative(**dict(trained_answer())))))
     assert PATIENT.encode() not in bytes_of(reply)
-    answer_in(reply)
+    answer_in(reply, folder)
 
 
 def changed_preparation(**changes: Any) -> Result:
@@ -318,14 +537,14 @@ def changed_preparation(**changes: Any) -> Result:
     ],
 )
 def test_a_preparations_texts_are_those_that_are_known_without_data(folder: SiteFolder, result: Result) -> None:
-    assert refused(gate.answer(message_of("prepare"), folder, ending_in(result))) in ("CONS-220", "CONS-999")
+    assert refused(gate.answer(message_of("prepare"), folder, ending_in(result)), folder) in ("CONS-220", "CONS-999")
 
 
 def test_fewer_patients_than_the_policy_asks_for_do_not_leave(folder: SiteFolder) -> None:
     reply = gate.answer(message_of("prepare"), folder, ending_in(Result(prepared=prepared_answer(images=6))))
-    assert refused(reply) == "CONS-230"
+    assert refused(reply, folder) == "CONS-230"
     reply = gate.answer(message_of("prepare"), folder, ending_in(Result(prepared=prepared_answer(images=7))))
-    assert answer_in(reply).prepared == prepared_answer(images=7)
+    assert answer_in(reply, folder).prepared == prepared_answer(images=7)
 
 
 def with_histogram(minimum_cell: int) -> Evaluated:
@@ -334,14 +553,28 @@ def with_histogram(minimum_cell: int) -> Evaluated:
     return result.model_copy(update={"network": result.network.model_copy(update={"histogram": histogram})})
 
 
+def test_figures_that_the_hospital_keeps_to_itself_do_not_leave(folder: SiteFolder) -> None:
+    profile = PROFILE.model_copy(update={"policy": PROFILE.policy.model_copy(update={"allowed_outputs": ["network"]})})
+    (folder.path / "site.json").write_text(profile.model_dump_json(by_alias=True))
+    result = with_histogram(7)
+    reply = gate.answer(message_of("evaluate"), folder, ending_in(Result(evaluated=result)))
+    answer = answer_in(reply, folder)
+    assert answer.evaluated is not None and answer.evaluated.network.histogram is None
+    assert answer.evaluated.network.auc == result.network.auc
+    baseline = prepared_answer().model_copy(update={"baseline": with_histogram(7)})
+    reply = gate.answer(message_of("prepare"), folder, ending_in(Result(prepared=baseline)))
+    prepared = answer_in(reply, folder).prepared
+    assert prepared is not None and prepared.baseline is None
+
+
 def test_histograms_keep_the_larger_minimum_of_study_and_site(folder: SiteFolder) -> None:
     for result, kind in (
         (Result(evaluated=with_histogram(6)), "evaluate"),
         (Result(prepared=prepared_answer().model_copy(update={"baseline": with_histogram(6)})), "prepare"),
     ):
-        assert refused(gate.answer(message_of(kind), folder, ending_in(result))) == "CONS-220"  # type: ignore[arg-type]
+        assert refused(gate.answer(message_of(kind), folder, ending_in(result)), folder) == "CONS-220"  # type: ignore[arg-type]
     reply = gate.answer(message_of("evaluate"), folder, ending_in(Result(evaluated=with_histogram(7))))
-    assert answer_in(reply).evaluated == with_histogram(7)
+    assert answer_in(reply, folder).evaluated == with_histogram(7)
 
 
 def test_a_figure_that_is_not_finite_leaves_as_undefined(folder: SiteFolder) -> None:
@@ -349,7 +582,7 @@ def test_a_figure_that_is_not_finite_leaves_as_undefined(folder: SiteFolder) -> 
     broken = result.model_copy(
         update={"network": result.network.model_copy(update={"auc": Estimate.model_construct(value=float("nan"))})}
     )
-    answer = answer_in(gate.answer(message_of("evaluate"), folder, ending_in(Result(evaluated=broken))))
+    answer = answer_in(gate.answer(message_of("evaluate"), folder, ending_in(Result(evaluated=broken))), folder)
     assert answer.evaluated is not None and answer.evaluated.network.auc == Estimate(value=None)
 
 
@@ -370,7 +603,7 @@ def test_a_mistakes_text_stays_in_the_hospitals_log(
         raise mistake
 
     with caplog.at_level(logging.ERROR, "consilium.site"):
-        assert refused(gate.answer(message_of(), folder, work)) == code
+        assert refused(gate.answer(message_of(), folder, work), folder) == code
     assert PATIENT in caplog.text
 
 
@@ -385,4 +618,4 @@ def test_a_reply_holds_no_record_but_the_contracts(folder: SiteFolder) -> None:
     """Whatever stood in the message is not sent back."""
     message = message_of()
     message.content["extra"] = MetricRecord({"leak": 1.0})
-    answer_in(gate.answer(message, folder, ending_in(training())))
+    answer_in(gate.answer(message, folder, ending_in(training())), folder)

@@ -7,6 +7,7 @@ whoever their parent has become.
 from __future__ import annotations
 
 import csv
+import ctypes
 import io
 import os
 import shutil
@@ -28,6 +29,8 @@ from client.phantom import write_phantom
 from server.run_folder import RunFolder
 
 MARK = "CONSILIUM_TEST_MARK"
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 #: Hospital, seed of its phantom, scanner.
 HOSPITALS = (("anna", 1, "halide"), ("bertha", 2, "cassette"), ("clara", 3, "panel"))
 PATIENTS = 18
@@ -223,11 +226,17 @@ def start(
     arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | None = None,
     preexec: Callable[[], None] | None = None,
 ) -> Command:  # fmt: skip
+    def prepare() -> None:
+        if sys.platform.startswith("linux"):  # a test run that is killed leaves nothing either
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if preexec is not None:
+            preexec()
+
     mark = uuid.uuid4().hex
     env = {**os.environ, "OMP_NUM_THREADS": "1", MARK: mark, **(environment or {})}
     process = subprocess.Popen(
         arguments, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", start_new_session=True, preexec_fn=preexec,
+        text=True, errors="replace", start_new_session=True, preexec_fn=prepare,
     )  # fmt: skip
     return Command(process, mark)
 

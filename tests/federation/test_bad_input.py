@@ -165,7 +165,7 @@ def test_starting_weights_that_are_not_there_leave_an_empty_folder(one_site: Pat
     study = write_study(tmp_path / "study.yaml", {"model": {"weights": weights}, "federation": {"quorum": 1}})
     finished = run(local(study, [one_site], tmp_path / "run"), cwd=tmp_path)
     assert finished.code != 0
-    assert_sentence(finished, str(tmp_path / "absent.safetensors"), "no such file", code=finished.code)
+    assert_sentence(finished, str(tmp_path / "absent.safetensors"), "No such file", code=finished.code)
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock"}
 
 

@@ -40,7 +40,7 @@ def test_rounds_go_through_real_processes_and_none_is_left(tmp_path: Path) -> No
     study = bare_study(rounds=2, join_deadline_s=90, round_deadline_s=90, wire="bf16")
     run = bare_folder(tmp_path / "run", study, ARRAYS, ["anna", "berta"])
     with federation(tmp_path / "federation", database=tmp_path / "state.db") as running:
-        approve_everywhere(running, ["anna", "berta"], study)
+        approve_everywhere(running, ["anna", "berta"], run)
         for name in ("anna", "berta"):
             running.start_node(name)
         stranger = running.start_node("stranger", register=False)
@@ -66,7 +66,7 @@ def test_a_site_that_is_killed_in_a_round_leaves_nothing_behind_and_the_others_f
     study = bare_study(rounds=1, quorum=1, join_deadline_s=90, round_deadline_s=20, prepare_deadline_s=20)
     run = bare_folder(tmp_path / "run", study, ARRAYS, ["anna", "berta", "clara"])
     with federation(tmp_path / "federation") as running:
-        approve_everywhere(running, ["anna", "berta"], study)
+        approve_everywhere(running, ["anna", "berta"], run)
         for name in ("anna", "berta", "clara"):
             running.start_node(name)
         limit = time.monotonic() + 90
@@ -91,8 +91,8 @@ def test_a_site_that_is_killed_in_a_round_leaves_nothing_behind_and_the_others_f
 
 
 def children_of(process: subprocess.Popen[bytes]) -> list[int]:
-    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in text.split()]
+    threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(pid) for thread in threads for pid in thread.read_text().split()]
 
 
 def ends(pid: int) -> bool:

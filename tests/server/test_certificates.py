@@ -1,4 +1,4 @@
-"""The run's certificates: what OpenSSL's own verification accepts, and nothing more."""
+"""The coordinator's certificates: what OpenSSL's own verification accepts, and nothing more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from server.certificates import ServerCertificates, write_certificates
+from server.certificates import ISSUED_DAYS, ServerCertificates, write_certificates
 
 HOSTS = ["127.0.0.1", "fl.example.org", "::1"]
 
@@ -74,12 +74,12 @@ def test_the_servers_certificate_signs_no_others(certificates: ServerCertificate
     server.verify_directly_issued_by(authority)
 
 
-def test_only_the_owner_reads_the_key_and_the_authoritys_key_is_not_kept(certificates: ServerCertificates) -> None:
+def test_only_the_owner_reads_the_keys(certificates: ServerCertificates) -> None:
     folder = certificates.key.parent
-    assert stat.S_IMODE(certificates.key.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    private = [path for path in folder.iterdir() if b"PRIVATE KEY" in path.read_bytes()]
-    assert private == [certificates.key]
+    private = {path for path in folder.iterdir() if b"PRIVATE KEY" in path.read_bytes()}
+    assert private == {certificates.key, folder / "ca.key"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
     key = load_pem_private_key(certificates.key.read_bytes(), None)
     server = x509.load_pem_x509_certificate(certificates.certificate.read_bytes())
     assert key.public_key() == server.public_key()
@@ -87,7 +87,7 @@ def test_only_the_owner_reads_the_key_and_the_authoritys_key_is_not_kept(certifi
 
 def test_certificates_end(certificates: ServerCertificates, tmp_path: Path) -> None:
     server = x509.load_pem_x509_certificate(certificates.certificate.read_bytes())
-    assert (server.not_valid_after_utc - server.not_valid_before_utc).days == 30
+    assert (server.not_valid_after_utc - server.not_valid_before_utc).days == ISSUED_DAYS
     short = write_certificates(tmp_path / "short", HOSTS, days=-1)
     with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
         handshake(short, short.ca, HOSTS[0])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import itertools
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,20 +16,46 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from safetensors.numpy import load_file
 
-from benchmarks.bare_run import bare_folder, bare_study, evaluated_answer, prepared_answer, trained_answer
+from benchmarks.bare_run import (
+    bare_folder,
+    bare_registry,
+    bare_study,
+    evaluated_answer,
+    new_key,
+    prepared_answer,
+    trained_answer,
+)
 from benchmarks.in_process_grid import InProcessGrid
 from server import exchange
 from server.checkpoint import latest_checkpoint, read_starting_model
+from server.registry import Registry
 from server.rounds import Coordinator
 from server.run_folder import RunFolder
 from shared.aggregation import normalised_weights, weighted_mean
+from shared.canonical import file_digest
 from shared.errors import QuorumError, RunFolderError
-from shared.messages import ANSWER, BODY, FLAT, INSTRUCTION, MODEL, UPDATE, Answer, Instruction, read_instruction
+from shared.messages import (
+    ANSWER,
+    BODY,
+    FLAT,
+    INSTRUCTION,
+    MODEL,
+    UPDATE,
+    Answer,
+    Instruction,
+    read_answer,
+    read_instruction,
+    sign_answer,
+)
+from shared.release import Release
 from shared.results import Refused, SiteHello
+from shared.signing import SigningKey
 from shared.wire import Flat, decode, encode, flat_digest, flatten
 
+COORDINATOR = new_key()
 SITES = ("anna", "berta", "clara")
 ARRAYS = {"w": np.linspace(-1, 1, 200, dtype=np.float32).reshape(10, 20), "b": np.zeros(5, np.float32)}
 
@@ -50,9 +78,15 @@ class FakeSite:
     images: int = 100
     answers: dict[str, Callable[[Instruction, Message], Message | None]] = field(default_factory=dict)
     seen: list[tuple[str, int]] = field(default_factory=list)
+    key: SigningKey = field(default_factory=new_key)
+    digests: dict[int, str] = field(default_factory=dict)
 
     def __call__(self, message: Message) -> Message | None:
-        instruction = read_instruction(str(message.content.config_records[INSTRUCTION][BODY]))
+        instruction, digest = read_instruction(
+            str(message.content.config_records[INSTRUCTION][BODY]), COORDINATOR.public
+        )
+        assert instruction.site == self.name
+        self.digests[instruction.issued] = digest
         self.seen.append((instruction.kind, instruction.round))
         special = self.answers.get(f"{instruction.kind} {instruction.round}", self.answers.get(instruction.kind))
         return special(instruction, message) if special else self.usual(instruction, message)
@@ -86,8 +120,9 @@ class FakeSite:
         **values: Any,
     ) -> Message:
         hello = SiteHello(site=site or self.name, code_digest="0" * 64, versions={"flwr": "1.41.0"})
-        body = Answer(hello=hello, **{"round": instruction.round, **values})
-        content = RecordDict({ANSWER: ConfigRecord({BODY: body.model_dump_json()})})
+        values = {"round": instruction.round, "instruction": self.digests[instruction.issued], **values}
+        body = Answer(hello=hello, **values)
+        content = RecordDict({ANSWER: ConfigRecord({BODY: sign_answer(body, self.key)})})
         if update is not None:
             content[UPDATE] = ArrayRecord({FLAT: Array(update)})
         return Message(content, reply_to=message)
@@ -103,15 +138,17 @@ class Federation:
     folder: RunFolder
     sites: dict[str, FakeSite]
     grid: InProcessGrid
+    registry: Registry
 
     @classmethod
     def make(cls, path: Path, **federation: Any) -> Federation:
         sites = {name: FakeSite(name, images=50 * (index + 1)) for index, name in enumerate(SITES)}
         folder = bare_folder(path, bare_study(**federation), ARRAYS, list(SITES))
-        return cls(folder, sites, InProcessGrid(sites))
+        registry = bare_registry(path / "coordinator", {name: site.key for name, site in sites.items()})
+        return cls(folder, sites, InProcessGrid(sites), registry)
 
     def conduct(self) -> None:
-        Coordinator(self.grid, self.folder).conduct()
+        Coordinator(self.grid, self.folder, registry=self.registry, key=COORDINATOR).conduct()
 
     def final_bytes(self) -> bytes:
         study = self.folder.study()
@@ -350,6 +387,155 @@ def hostile_updates(site: FakeSite) -> dict[str, Callable[[Instruction, Message]
     }  # fmt: skip
 
 
+# -- who said it -------------------------------------------------------------------------------------------------------
+
+
+def signed_by(site: FakeSite, key: SigningKey) -> Callable[[Instruction, Message], Message]:
+    def answer(instruction: Instruction, message: Message) -> Message:
+        own, site.key = site.key, key
+        try:
+            return site.usual(instruction, message)
+        finally:
+            site.key = own
+
+    return answer
+
+
+def test_an_answer_that_another_key_signed_counts_for_nothing(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "run", rounds=1)
+    federation.sites["berta"].answers["train"] = signed_by(federation.sites["berta"], new_key())
+    federation.sites["clara"].answers["evaluate"] = signed_by(federation.sites["clara"], federation.sites["anna"].key)
+    federation.conduct()
+    record, final = federation.folder.rounds()[1], federation.folder.final()
+    assert [(miss.site, miss.reason, miss.code) for miss in record.missing] == [("berta", "invalid", "CONS-241")]
+    assert final is not None
+    assert [(miss.site, miss.reason, miss.code) for miss in final.missing] == [("clara", "invalid", "CONS-241")]
+
+
+def test_an_answer_without_a_signature_or_with_a_changed_figure_counts_for_nothing(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "run", rounds=2, quorum=1)
+    anna, berta = federation.sites["anna"], federation.sites["berta"]
+
+    def unsigned(instruction: Instruction, message: Message) -> Message:
+        reply = anna.usual(instruction, message)
+        plain = read_answer(str(reply.content.config_records[ANSWER][BODY]), anna.key.public).model_dump_json()
+        reply.content[ANSWER] = ConfigRecord({BODY: plain})
+        return reply
+
+    def changed(instruction: Instruction, message: Message) -> Message:
+        reply = berta.usual(instruction, message)
+        envelope = json.loads(str(reply.content.config_records[ANSWER][BODY]))
+        payload = base64.b64decode(envelope["payload"]).replace(b'"images":', b'"images":9')
+        assert payload != base64.b64decode(envelope["payload"])
+        reply.content[ANSWER] = ConfigRecord(
+            {BODY: json.dumps({**envelope, "payload": base64.b64encode(payload).decode()})}
+        )
+        return reply
+
+    anna.answers["train 1"], berta.answers["train 2"] = unsigned, changed
+    federation.conduct()
+    missing = [[(miss.site, miss.code) for miss in one.missing] for one in federation.folder.rounds()[1:]]
+    assert missing == [[("anna", "CONS-241")], [("berta", "CONS-241")]]
+
+
+def test_an_answer_to_an_earlier_instruction_is_not_taken_for_this_rounds(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "run", rounds=2)
+    berta = federation.sites["berta"]
+    said: list[RecordDict] = []
+
+    def once(instruction: Instruction, message: Message) -> Message:
+        reply = berta.trained(instruction, message, berta.update_of(instruction, message), round=2)
+        said.append(reply.content)
+        return berta.usual(instruction, message)
+
+    berta.answers["train 1"] = once
+    berta.answers["train 2"] = lambda _instruction, message: Message(said[0], reply_to=message)
+    federation.conduct()
+    assert [(miss.site, miss.reason) for miss in federation.folder.rounds()[2].missing] == [("berta", "invalid")]
+
+
+def test_a_site_that_is_revoked_in_a_round_is_left_out_from_that_moment(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "run", rounds=3)
+    berta = federation.sites["berta"]
+
+    def revoked_meanwhile(instruction: Instruction, message: Message) -> Message:
+        record = federation.registry.get("berta")
+        assert record is not None
+        federation.registry.put(record.model_copy(update={"revoked": "2026-01-02T00:00:00+00:00"}))
+        return berta.usual(instruction, message)
+
+    berta.answers["train 2"] = revoked_meanwhile
+    federation.conduct()
+    rounds = federation.folder.rounds()
+    assert sorted(rounds[1].trained) == list(SITES)
+    assert [(miss.site, miss.reason, miss.code) for miss in rounds[2].missing] == [("berta", "invalid", "CONS-246")]
+    assert [(miss.site, miss.reason) for miss in rounds[3].missing] == [("berta", "offline")]
+    assert ("train", 3) not in berta.seen
+
+
+def test_a_run_does_not_wait_for_a_site_that_was_revoked(tmp_path: Path) -> None:
+    """A resumed run: its deadline for joining would be an hour."""
+    federation = Federation.make(tmp_path / "run", rounds=1, join_deadline_s=3600)
+    record = federation.registry.get("berta")
+    assert record is not None
+    federation.registry.put(record.model_copy(update={"revoked": "2026-01-02T00:00:00+00:00"}))
+    federation.grid.offline.add("berta")
+    federation.conduct()
+    assert sorted(federation.folder.rounds()[1].trained) == ["anna", "clara"]
+
+
+def test_a_site_with_another_release_is_named_with_both(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "run", rounds=1, quorum=3)
+    federation.sites["anna"].answers["prepare"] = federation.sites["anna"].refuse("CONS-245")
+    with pytest.raises(QuorumError) as problem:
+        federation.conduct()
+    own = Release.installed()
+    assert "anna: refused (CONS-245): it runs release" in str(problem.value)
+    assert "(code 000000000000, flwr 1.41.0), but the coordinator release" in str(problem.value)
+    assert f"{own.versions['consilium']} (code {own.code_digest[:12]}" in str(problem.value)
+
+
+def test_what_was_signed_is_kept_with_each_round(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "run", rounds=1)
+    federation.conduct()
+    folder = federation.folder
+    places = {
+        "prepare": folder.round_path(0) / "signed",
+        "train": folder.round_path(1) / "signed",
+        "evaluate": folder.path / "evaluation-signed",
+    }
+    for kind, place in places.items():
+        assert len(list(place.iterdir())) == 2 * len(SITES)
+        for name, site in federation.sites.items():
+            instruction, digest = read_instruction(
+                (place / f"{name}.{kind}.instruction.json").read_text(), COORDINATOR.public
+            )
+            answer = read_answer((place / f"{name}.{kind}.answer.json").read_text(), site.key.public)
+            assert (instruction.kind, instruction.site, answer.instruction) == (kind, name, digest)
+    previous = [json.loads(b64(place, "anna", kind))["previous"] for kind, place in places.items()]
+    assert previous == [None, *(file_digest(folder.round_path(number) / "round.json") for number in (0, 1))]
+
+
+def b64(place: Path, site: str, kind: str) -> bytes:
+    return base64.b64decode(json.loads((place / f"{site}.{kind}.instruction.json").read_text())["payload"])
+
+
+def test_a_site_that_refused_is_asked_again_at_rounds_2_4_8(tmp_path: Path) -> None:
+    """A hospital that approves the study while the run goes on enters it."""
+    federation = Federation.make(tmp_path / "run", rounds=6)
+    anna = federation.sites["anna"]
+
+    def not_yet(instruction: Instruction, message: Message) -> Message:
+        if len([kind for kind, _ in anna.seen if kind == "prepare"]) < 3:
+            return anna.refuse("CONS-210")(instruction, message)
+        return anna.usual(instruction, message)
+
+    anna.answers["prepare"] = not_yet
+    federation.conduct()
+    assert [kind for kind, _ in anna.seen] == ["prepare", "prepare", "prepare", *["train"] * 2, "evaluate"]
+    assert [number for kind, number in anna.seen if kind == "train"] == [5, 6]
+
+
 def npy_header(size: int) -> bytes:
     """The start of an .npy file of `size` float32 values, without the values."""
     body = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({size},), }}".ljust(117) + "\n"
@@ -414,6 +600,67 @@ def test_a_run_without_a_site_at_the_end_keeps_its_model(tmp_path: Path) -> None
 
 
 # -- sites that are silent, late or absent -----------------------------------------------------------------------------
+
+
+def test_a_node_that_was_started_anew_in_a_round_is_asked_again_and_nothing_is_missing(tmp_path: Path) -> None:
+    undisturbed = Federation.make(tmp_path / "a", rounds=2)
+    undisturbed.conduct()
+    federation = Federation.make(tmp_path / "b", rounds=2)
+    berta = federation.sites["berta"]
+
+    def dies(_instruction: Instruction, _message: Message) -> None:
+        del berta.answers["train 1"]
+        federation.grid.activated["berta"] = "a moment later"
+
+    berta.answers["train 1"] = dies
+    federation.conduct()
+    assert [number for kind, number in berta.seen if kind == "train"] == [1, 1, 2]
+    assert not any(record.missing for record in federation.folder.rounds())
+    assert federation.final_bytes() == undisturbed.final_bytes()
+
+
+@pytest.mark.parametrize("moment", ["train 1", "train 2", "evaluate 2"])
+def test_sites_that_are_all_cut_off_for_a_while_are_waited_for(tmp_path: Path, moment: str) -> None:
+    """Below the quorum a round waits for those who are away, until its deadline."""
+    undisturbed = Federation.make(tmp_path / "a", rounds=2, quorum=3)
+    undisturbed.conduct()
+    federation = Federation.make(tmp_path / "b", rounds=2, quorum=3)
+    grid = federation.grid
+
+    def cut(_instruction: Instruction, _message: Message) -> None:
+        for site in federation.sites.values():
+            site.answers.clear()
+        grid.offline |= set(SITES)
+        threading.Timer(0.2, grid.offline.clear).start()
+
+    federation.sites["berta"].answers[moment] = cut
+    federation.conduct()
+    assert federation.final_bytes() == undisturbed.final_bytes()
+    assert not any(record.missing for record in federation.folder.rounds())
+
+
+def test_a_message_that_flower_gave_up_is_sent_again_when_the_site_is_back(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "run", rounds=1, quorum=3)
+    berta = federation.sites["berta"]
+
+    def unavailable(_instruction: Instruction, message: Message) -> Message:
+        berta.answers.clear()
+        return Message(Error(ErrorCode.NODE_UNAVAILABLE, "the node is not available"), reply_to=message)
+
+    berta.answers["train"] = unavailable
+    federation.conduct()
+    assert sorted(federation.folder.rounds()[1].trained) == list(SITES)
+
+
+def test_a_site_that_stays_away_ends_the_run_at_the_deadline_where_the_quorum_needs_it(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "run", rounds=1, quorum=3, round_deadline_s=0.5)
+
+    def goes(_instruction: Instruction, _message: Message) -> None:
+        federation.grid.offline.add("berta")
+
+    federation.sites["berta"].answers["train"] = goes
+    with pytest.raises(QuorumError, match=r"2 of 3 sites finished round 1, but the quorum is 3\. berta: offline"):
+        federation.conduct()
 
 
 def test_a_site_that_never_answers_is_given_up_at_the_deadline(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from flwr.supercore import sql_mixin
 
 from server import superlink
 from server.certificates import write_certificates
-from server.superlink import Control, SuperLink, app_bundle, app_declaration
+from server.superlink import Control, SuperLink
 from shared.errors import ProcessError
+from shared.own_bundle import app_bundle, app_declaration
 from shared.release import PACKAGES
 
 ROOT = Path(superlink.__file__).resolve().parent.parent
@@ -38,7 +39,7 @@ def test_the_bundle_holds_the_three_packages_code_and_the_declaration_and_nothin
 
 
 def test_the_bundle_is_the_same_bytes_in_another_process_folder_and_hour() -> None:
-    program = "import sys; from server.superlink import app_bundle; sys.stdout.buffer.write(app_bundle())"
+    program = "import sys; from shared.own_bundle import app_bundle; sys.stdout.buffer.write(app_bundle())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7", "TZ": "Pacific/Auckland"}
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd="/", env=environment)
     assert other.stdout == app_bundle()

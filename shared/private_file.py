@@ -1,4 +1,4 @@
-"""Files that only the hospital's own account may read."""
+"""Files that only the own account may read: keys, and what a hospital keeps to itself."""
 
 from __future__ import annotations
 

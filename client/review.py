@@ -1,0 +1,305 @@
+"""A published study as the people of a hospital need to see it before they say yes or no."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from client.approvals import published_study, runs_made
+from client.leaving import names_that_leave
+from client.own_network import OwnNetwork, build_own
+from client.policy import require_within, smallest_cell
+from client.publications import State, state_of, weights_folder
+from client.site_folder import SiteFolder
+from client.study_changes import Change, changes, last_approved
+from shared.documents import Publication
+from shared.errors import ConsiliumError
+from shared.profile import Policy, Profile
+from shared.release import Release
+from shared.signing import PublicKey
+from shared.study import Strict, Study, WeightsFile
+
+NEVER = (
+    "images, masks, tables and file names; names, ids and dates of patients; the score, feature vector or map of a single image; support "
+    "vectors; the text of an error or of the log (an error leaves as a code such as CONS-110)"
+)
+
+
+class Section(Strict):
+    """One question that a reviewer has, and the answers: what, and what is so."""
+
+    title: str
+    rows: list[tuple[str, str]]
+
+
+class Review(Strict):
+    """What `consilium-site review` shows."""
+
+    study_digest: str
+    name: str
+    state: State
+    sections: list[Section]
+    changes: list[Change] | None = Field(description="against what was last approved; None where nothing was")
+    compared_with: str | None = Field(default=None, description="name and digest of what was last approved")
+    obstacles: list[str] = Field(description="why this hospital would not or could not take part as things are")
+
+
+@dataclass(frozen=True, slots=True)
+class _Looking:
+    """All that the sections are made from."""
+
+    folder: SiteFolder
+    publication: Publication
+    study: Study
+    profile: Profile
+    own: Release
+    network: OwnNetwork | None
+
+
+def review(folder: SiteFolder, publication: Publication, *, count_data: bool = False) -> Review:
+    """Look at a received publication. `count_data` opens the hospital's tables, to say how many patients and images it reaches.
+
+    Raises DocumentError, InputError, ProfileError; what keeps this hospital from taking part is told in `obstacles`.
+    """
+    study, profile, own = published_study(publication), folder.profile(), Release.installed()
+    obstacles: list[str] = []
+    network: OwnNetwork | None = None
+    try:
+        network = build_own(study, publication.starting_point, weights_folder(folder, publication.study_digest))
+        obstacles.extend(network.obstacles)
+    except ConsiliumError as problem:
+        obstacles.append(str(problem))
+    looking = _Looking(folder, publication, study, profile, own, network)
+    reached, data_obstacles = _counted(looking) if count_data else ([], [])
+    before = last_approved(folder, publication)
+    try:
+        require_within(study, profile.policy)
+    except ConsiliumError as problem:
+        obstacles.append(str(problem))
+    if publication.release.code_digest != own.code_digest:
+        obstacles.append(
+            f"the study was published with consilium {publication.release.versions['consilium']} (code "
+            f"{publication.release.code_digest[:12]}), but installed here is {own.versions['consilium']} (code {own.code_digest[:12]})"
+        )
+    return Review(
+        study_digest=publication.study_digest,
+        name=study.name,
+        state=state_of(folder, publication, own),
+        sections=[
+            _who_asks(looking),
+            _what_for(study),
+            _what_is_trained(looking),
+            Section(title="On which of our patients", rows=[*_patients(study, profile), *reached]),
+            _what_leaves(looking),
+            _how_often(looking),
+            _privacy(study, profile.policy),
+            _our_limits(study, profile),
+            _release(looking),
+        ],
+        changes=changes(before[0], before[1], publication, own) if before is not None else None,
+        compared_with=f"{before[0].study_name} ({before[0].study_digest[:12]})" if before is not None else None,
+        obstacles=[*obstacles, *data_obstacles],
+    )
+
+
+def _who_asks(looking: _Looking) -> Section:
+    offer = looking.publication
+    return Section(
+        title="Who asks",
+        rows=[
+            ("Federation", offer.federation),
+            ("Coordinator", PublicKey.read(offer.coordinator_key).spoken),
+            ("Offered", f"{offer.created[:10]}, open until {offer.expires} (UTC)"),
+            ("Study", f"{looking.study.name}, digest {offer.study_digest}"),
+        ],
+    )
+
+
+def _what_for(study: Study) -> Section:
+    rows = [
+        ("Title", study.title),
+        ("Purpose", study.governance.purpose),
+        ("Ethics", study.governance.ethics),
+        ("Retention", study.governance.retention),
+    ]
+    if study.description.strip():
+        rows.insert(1, ("Description", " ".join(study.description.split())))
+    return Section(title="What for", rows=rows)
+
+
+def _what_is_trained(looking: _Looking) -> Section:
+    study, network = looking.study, looking.network
+    options = [study.model.name, f"{study.model.norm} norm"]
+    if study.model.attention != "none":
+        options.append(f"{study.model.attention} attention")
+    pixels = study.preprocessing
+    rows = [
+        ("Network", ", ".join(options)),
+        ("Input", f"{pixels.size} x {pixels.size} pixels, {pixels.channels} channel(s), {_region(study)}"),
+    ]
+    if network is not None:
+        share = f"{100 * network.trained / network.parameters:.0f} %"
+        rows.append(("Parameters", f"{network.parameters:,}, of which {network.trained:,} are trained ({share})"))
+    if study.model.freeze:
+        rows.append(("Frozen", ", ".join(study.model.freeze)))
+    rows.append(("Starts from", _starts_from(study, network)))
+    if study.head is not None:
+        rows.append(("Also", "an SVM on the trained network's features, fitted here; it never leaves"))
+    return Section(title="What is trained", rows=rows)
+
+
+def _region(study: Study) -> str:
+    if study.preprocessing.region == "whole":
+        return "the whole image"
+    return f"a square around the finding with {100 * study.preprocessing.margin:.0f} % margin"
+
+
+def _starts_from(study: Study, network: OwnNetwork | None) -> str:
+    weights = study.model.weights
+    if isinstance(weights, WeightsFile):
+        said = f"{weights.file}, SHA-256 {weights.sha256}; source: {weights.source}"
+    else:
+        said = "random values from the study's seed" if weights == "none" else "torchvision's published weights"
+    checked = {
+        True: "; the same values were built here",
+        False: "; but the values built here are others than the coordinator's: ask why before approving",
+        None: "",
+    }
+    return said + checked[network.starts_as_published if network is not None else None]
+
+
+def _patients(study: Study, profile: Profile) -> list[tuple[str, str]]:
+    data, task = study.data, study.task
+    chosen = "; ".join(f"{name} is {' or '.join(values)}" for name, values in data.select.items())
+    rows = [
+        (
+            "Our data",
+            f"{profile.data.layout} in {profile.data.root}" + (" (synthetic)" if profile.data.synthetic else ""),
+        ),
+        ("Selected", f"records whose {chosen}" if chosen else "all records"),
+        ("One label is of", f"a {task.unit}" if task.unit != "image" else "an image"),
+    ]
+    for name, labels in task.classes.items():
+        positive = " (the positive class)" if name == task.positive_class else ""
+        rows.append((f"Class {name}{positive}", f"records labelled {' or '.join(labels or [name])}"))
+    if data.balanced is not None:
+        fewer = "refuses" if data.balanced.if_fewer == "refuse" else "takes as many of each as the smallest class has"
+        rows.append(("Drawn", f"{data.balanced.per_class} {task.unit}s of every class; with fewer, the study {fewer}"))
+    split = data.split
+    shares = (
+        f"{100 * split.train:.0f} % train, {100 * split.validation:.0f} % validation, {100 * split.test:.0f} % test"
+    )
+    how = "as the dataset was published" if split.division == "official" else shares
+    rows.append(("Divided", f"by patient, {how}; only the train part changes the model"))
+    stand_in = profile.data.patient_stand_in
+    rows.append(("A patient is", f"a {stand_in}: our data names no patients" if stand_in else "our own patient id"))
+    return rows
+
+
+def _counted(looking: _Looking) -> tuple[list[tuple[str, str]], list[str]]:
+    """How many are reached, from the tables alone; and what would stop the study."""
+    from client.cohort import selected
+
+    try:
+        cohort = selected(looking.study, looking.folder)
+    except ConsiliumError as problem:
+        return [], [str(problem)]
+    rows = [
+        (f"In {part}", f"{cohort.patients_in(rows)} patients, {len(rows)} {looking.study.task.unit}s")
+        for part, rows in cohort.parts.items()
+    ]
+    if cohort.left_out:
+        rows.append(("Left out", f"{cohort.left_out} records whose label is in no class"))
+    return rows, []
+
+
+def _what_leaves(looking: _Looking) -> Section:
+    rows: list[tuple[str, str]] = []
+    network, wire = looking.network, looking.study.federation.wire
+    if network is not None:
+        size = f"{network.bytes_each_way / 1e6:.1f} MB"
+        rows.append(("Each round in", f"{size}: the common model"))
+        rows.append(
+            (
+                "Each round out",
+                f"{size}: by how much our training changed the model: {network.values:,} numbers ({wire}) of {network.tensors} tensors",
+            )
+        )
+    rows.append(("With every answer", "counts and figures under these names, and nothing else:"))
+    for name, fields in names_that_leave().items():
+        schema, _, meaning = name.partition(": ")
+        rows.append((schema, f"{', '.join(fields)}" + (f" ({meaning})" if meaning else "")))
+    rows.append(("Never leaves", NEVER))
+    return Section(title="What leaves, and what never does", rows=rows)
+
+
+def _how_often(looking: _Looking) -> Section:
+    study, offer = looking.study, looking.publication
+    federation = study.federation
+    rows = [
+        ("Rounds", f"{federation.rounds}, each with {study.training.local_epochs} pass(es) over our train part"),
+        ("Evaluations", "after the last round" + (", and of the starting model" if study.evaluation.baseline else "")),
+        ("Runs", f"{offer.runs} offered; {len(runs_made(looking.folder, offer.study_digest))} made here so far"),
+        ("Deadlines", f"{federation.prepare_deadline_s:g} s to prepare, {federation.round_deadline_s:g} s a round, "
+                      f"{federation.evaluation_deadline_s:g} s to evaluate; whoever is later is not waited for"),
+    ]  # fmt: skip
+    if looking.network is not None:
+        total = 2 * federation.rounds * looking.network.bytes_each_way / 1e6
+        rows.append(("In all", f"about {total:,.0f} MB a run, in and out together"))
+    return Section(title="How often", rows=rows)
+
+
+def _privacy(study: Study, policy: Policy) -> Section:
+    return Section(
+        title="What privacy it costs",
+        rows=[
+            (
+                "Guarantee",
+                "no formal privacy guarantee: updates leave without noise. Whoever holds our updates and knows much about a patient may be "
+                "able to tell whether the patient was in the training data, or to rebuild parts of an image",
+            ),
+            ("Who sees updates", "the coordinator sees each hospital's; other hospitals see only the mean model"),
+            (
+                "Who keeps them",
+                "the study asks the coordinator to keep every hospital's updates, for an auditor"
+                if study.federation.keep_updates
+                else "the study does not ask to keep single updates; what a coordinator keeps can't be seen from here",
+            ),
+            ("Bound", f"an update whose L2 norm is above {policy.maximum_update_norm:g} does not leave"),
+        ],
+    )
+
+
+def _our_limits(study: Study, profile: Profile) -> Section:
+    policy = profile.policy
+    kept = [name for name in Policy().allowed_outputs if name not in policy.allowed_outputs]
+    memory = policy.maximum_device_memory_gb
+    rows = [
+        ("Patients", f"refused where it reaches fewer than {policy.minimum_patients}"),
+        ("Rounds", f"{study.federation.rounds} asked for, {policy.maximum_rounds} allowed"),
+        ("Histogram cells", f"at least {smallest_cell(study, policy)} images, or merged (study {study.evaluation.minimum_cell}, "
+                            f"we {policy.minimum_cell})"),
+        ("A round", f"ended after {policy.maximum_round_s:g} s of training"),
+        ("Device memory", "no limit" if memory is None else f"{memory:g} GB of a GPU's; without effect on a CPU"),
+        ("Figures kept here", ", ".join(kept) + " (taken out of every answer)" if kept else "none: all figures above may leave"),
+    ]  # fmt: skip
+    return Section(title="What our own limits make of it", rows=rows)
+
+
+def _release(looking: _Looking) -> Section:
+    theirs, own = looking.publication.release, looking.own
+
+    def said(one: Release) -> str:
+        return f"consilium {one.versions['consilium']}, code {one.code_digest[:12]}, libraries {one.lock_digest[:12]}"
+
+    same = theirs.code_digest == own.code_digest
+    libraries = "" if theirs.lock_digest == own.lock_digest else "; libraries differ, which is allowed"
+    return Section(
+        title="Which code",
+        rows=[
+            ("Coordinator's", said(theirs)),
+            ("Ours", said(own)),
+            ("So", f"the same code{libraries}" if same else "not the same code: it can't be approved"),
+        ],
+    )

@@ -1,0 +1,120 @@
+"""The roll of a run: whose images, in which part, in which row of the prepared images. A file of the run's own folder (mode 0600)."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.records import Part
+from client.data.splits import PARTS
+from shared.private_file import write_private
+
+_FILE = "cohort.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """N rows of the prepared images in the file `images`; `parts` hold ascending rows, of readable images only.
+
+    `labels` (N,) are class indices, `patients` (N,) codes, `tags` the patients' (`client.withdrawn`), `readable` (N,) bool. A row of a
+    patient who has withdrawn since is empty, and in no part.
+    """
+
+    study: str
+    images: str
+    keys: tuple[str, ...]
+    labels: NDArray[np.int64]
+    patients: NDArray[np.int64]
+    tags: tuple[str, ...]
+    readable: NDArray[np.bool_]
+    parts: Mapping[Part, NDArray[np.int64]]
+    left_out: int
+    unreadable: int
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether anybody has withdrawn since the data was first opened."""
+        return "" in self.tags
+
+    def keys_of(self, tag: str) -> set[str]:
+        """The records of the patient with this tag."""
+        return {key for key, whose in zip(self.keys, self.tags, strict=True) if whose == tag}
+
+    def part_of(self, tag: str) -> Part | None:
+        """Where the patient with this tag stands; None where in no part, as no image could be read."""
+        whose = np.array(self.tags)
+        return next((part for part in PARTS if (whose[self.parts[part]] == tag).any()), None)
+
+    def without(self, tags: Collection[str]) -> Roll:
+        """Without the rows of patients with these tags: they stay in their places, so that the others' rows mean what they meant."""
+        gone = np.array([tag in tags for tag in self.tags], dtype=np.bool_)
+        if not gone.any():
+            return self
+        labels, patients, readable = self.labels.copy(), self.patients.copy(), self.readable.copy()
+        labels[gone], patients[gone], readable[gone] = 0, -1, False
+        return replace(
+            self,
+            keys=tuple("" if empty else key for key, empty in zip(self.keys, gone, strict=True)),
+            tags=tuple("" if empty else tag for tag, empty in zip(self.tags, gone, strict=True)),
+            labels=labels,
+            patients=patients,
+            readable=readable,
+            parts={part: rows[~gone[rows]] for part, rows in self.parts.items()},
+        )
+
+
+def load_roll(run_folder: Path) -> Roll | None:
+    """None where there is none, or it can't be read."""
+    try:
+        with np.load(run_folder / _FILE, allow_pickle=False) as stored:
+            left_out, unreadable = (int(value) for value in stored["counts"])
+            return Roll(
+                study=str(stored["study"]),
+                images=str(stored["images"]),
+                keys=tuple(stored["keys"].tolist()),
+                labels=stored["labels"],
+                patients=stored["patients"],
+                tags=tuple(stored["tags"].tolist()),
+                readable=stored["readable"],
+                parts={part: stored[f"part.{part}"] for part in PARTS},
+                left_out=left_out,
+                unreadable=unreadable,
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def save_roll(run_folder: Path, roll: Roll) -> None:
+    """Replace the run's file, atomically. Raises StorageError."""
+    arrays: dict[str, NDArray[Any]] = {
+        "study": np.array(roll.study),
+        "images": np.array(roll.images),
+        "keys": np.array(roll.keys, dtype=np.str_),
+        "labels": roll.labels,
+        "patients": roll.patients,
+        "tags": np.array(roll.tags, dtype=np.str_),
+        "readable": roll.readable,
+        "counts": np.array([roll.left_out, roll.unreadable]),
+        **{f"part.{part}": roll.parts[part] for part in PARTS},
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_private(run_folder / _FILE, buffer.getvalue())
+
+
+def forget_in_roll(run_folder: Path, tags: Collection[str]) -> None:
+    """Empty the rows of patients with these tags in the run's file; one that can't be read is removed. Raises StorageError."""
+    roll = load_roll(run_folder)
+    if roll is None:
+        (run_folder / _FILE).unlink(missing_ok=True)
+        return
+    left = roll.without(tags)
+    if left is not roll:
+        save_roll(run_folder, left)
