@@ -169,7 +169,7 @@ class Exchange:
         checked = time.monotonic()
         pacing = Pacing(FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS)
         self._away.clear()
-        yield from self._late()
+        yield from self._late(kind, number)
         while self.outstanding(kind, number) or (not settled() and time.monotonic() < limit):
             for arrival in self._collected(kind, number):
                 pacing.restart()
@@ -178,7 +178,7 @@ class Exchange:
                 checked = time.monotonic()
                 online = self._look(kind, number)
                 again(online, self._away.keys() & online.keys())
-                yield from self._late()
+                yield from self._late(kind, number)
             if self.outstanding(kind, number) or not settled():
                 time.sleep(pacing.wait_s())
         for asked in self._away.values():
@@ -193,10 +193,18 @@ class Exchange:
                 if arrival.unavailable and (asked.kind, asked.round) == (kind, number):
                     self._away[asked.site] = asked  # Flower has given the message up
                 else:
+                    self._forget_earlier(asked)
                     yield arrival
             elif time.time() > asked.deadline:
                 self._given_up[identifier] = self._open.pop(identifier)
                 yield Arrival(asked, time.time() - asked.sent, miss=Miss(site=asked.site, reason="no answer"))
+
+    def _forget_earlier(self, answered: Asked) -> None:
+        """This question was answered: who lost its first message may answer that one too, which is nobody's concern."""
+        same = (answered.site, answered.kind, answered.round)
+        for identifier, asked in list(self._given_up.items()):
+            if (asked.site, asked.kind, asked.round) == same:
+                del self._given_up[identifier]
 
     def _look(self, kind: Kind, number: int) -> dict[str, int]:
         """Who is online; of those that were asked, who is away, or started anew since and has lost the message."""
@@ -215,12 +223,17 @@ class Exchange:
         gc.collect()  # Flower's messages are full of reference cycles: each would hold a model until Python happens to look
         return arrivals[0]
 
-    def _late(self) -> Iterator[Arrival]:
-        """Answers to messages that were given up, without their arrays; each message is forgotten when Flower forgets it."""
+    def _late(self, kind: Kind, number: int) -> Iterator[Arrival]:
+        """Answers to messages that were given up, without their arrays; each message is forgotten when Flower forgets it.
+
+        Of the message that is waited for now, (`kind`, `number`), none: whoever lost it was asked again, and the answer to that counts.
+        Both can be answered, since a node that starts anew still finds the first one.
+        """
         for identifier, asked in list(self._given_up.items()):
             if (arrival := self._pulled(identifier, asked)) is not None:
                 del self._given_up[identifier]
-                if arrival.miss is None or arrival.miss.reason != "no answer":
+                same = (asked.kind, asked.round) == (kind, number)
+                if not same and (arrival.miss is None or arrival.miss.reason != "no answer"):
                     yield Arrival(asked, arrival.after, arrival.answer, arrival.text, miss=arrival.miss)
             elif time.time() > asked.sent + (asked.deadline - asked.sent) * LATE_FACTOR:
                 self._given_up.pop(identifier, None)

@@ -143,6 +143,20 @@ class Standing:
         """As a power cut would: the node, its executor and the fork that trains, all at once."""
         kill_all(self.nodes.pop(site))
 
+    @contextlib.contextmanager
+    def asleep(self, site: str) -> Iterator[None]:
+        """Nothing that a site was asked is carried out meanwhile, while its node stays online."""
+        pids = [pid for pid, line in alive(self.nodes[site].mark).items() if "client.executor" in line]
+        assert pids, f"{site} has no executor"
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
     def kill_coordinator(self) -> None:
         assert self.coordinator is not None
         kill_all(self.coordinator)

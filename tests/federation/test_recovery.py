@@ -5,7 +5,6 @@ Everything is real: `consilium-server up`, two `consilium-site up`, SIGKILL, a c
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import signal
@@ -78,21 +77,24 @@ def recovering(hospitals: dict[str, Path], tmp_path_factory: pytest.TempPathFact
         cable.close()
 
 
-def wait_event(folder: RunFolder, kind: str, phase: str, number: int) -> None:
-    def told() -> bool:
-        return any((one.kind, one.phase, one.round) == (kind, phase, number) for one in folder.events())
+def wait_event(folder: RunFolder, kind: str, phase: str, number: int) -> float:
+    """Wait for the first such event; when it was (Unix time)."""
 
-    wait_until(told, f"{kind} {phase} of round {number} in {folder.path}", 200)
+    def found() -> list[float]:
+        return [one.at for one in folder.events() if (one.kind, one.phase, one.round) == (kind, phase, number)]
+
+    wait_until(lambda: bool(found()), f"{kind} {phase} of round {number} in {folder.path}", 200)
+    return found()[0]
 
 
-def training_now(federation: Standing, site: str) -> bool:
-    """Whether the hospital's own folder says that it is in the middle of training."""
-    text = (
-        (federation.site(site) / "progress.json").read_text()
-        if (federation.site(site) / "progress.json").exists()
-        else ""
-    )
-    return '"train"' in text
+def wait_training(federation: Standing, site: str, since: float) -> None:
+    """Until the hospital's own folder says that it trains; what it said before `since` (Unix time) was of an earlier round."""
+    path = federation.site(site) / "progress.json"
+
+    def training() -> bool:
+        return path.exists() and path.stat().st_mtime > since and '"train"' in path.read_text()
+
+    wait_until(training, f"{site} trains", 60)
 
 
 def server_app(federation: Standing) -> int:
@@ -114,8 +116,7 @@ def test_a_site_killed_while_training_and_restarted_is_in_every_round(recovering
     federation = recovering.federation
     federation.launch(recovering.digest, "site-killed")
     folder = federation.run_folder("site-killed")
-    wait_event(folder, "site", "train", 2)
-    wait_until(lambda: training_now(federation, "bertha"), "bertha trains", 60)
+    wait_training(federation, "bertha", wait_event(folder, "site", "train", 2))
     federation.kill_node("bertha")
     recovering.up_again("bertha")
     assert not any(record.missing for record in finished(recovering, "site-killed").rounds())
@@ -197,11 +198,8 @@ def test_a_late_answer_is_counted_and_ignored(recovering: Recovering, tmp_path: 
     digest = federation.publish(study_file(tmp_path, "hasty", quick), runs=1)
     federation.launch(digest, "late")
     folder = federation.run_folder("late")
-    wait_event(folder, "site", "train", 1)
-    wait_until(lambda: training_now(federation, "bertha"), "bertha trains", 30)
-    asleep = [pid for pid, line in alive(federation.nodes["bertha"].mark).items() if "client.executor" in line]
-    assert asleep
-    with stopped(asleep):
+    wait_training(federation, "bertha", wait_event(folder, "site", "train", 1))
+    with federation.asleep("bertha"):
         wait_event(folder, "site", "train", 2)
     federation.wait_state("late", "finished", "failed", "stopped")
     first, second = folder.rounds()[1:3]
@@ -211,15 +209,3 @@ def test_a_late_answer_is_counted_and_ignored(recovering: Recovering, tmp_path: 
     assert "bertha" not in second.update_digests or second.update_digests["bertha"] != first.update_digests.get(
         "bertha"
     )
-
-
-@contextlib.contextmanager
-def stopped(pids: list[int]) -> Iterator[None]:
-    """SIGSTOP on the way in, SIGCONT on the way out."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)

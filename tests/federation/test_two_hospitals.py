@@ -166,10 +166,13 @@ def run_story(story: Story) -> None:
     whole = damaged.read_bytes()
     replace_file(damaged, whole[:2000])  # its path and the error that names it bear SECRET
     federation.launch(story.digest, "late")
-    wait_until(
-        lambda: any(event.kind == "round" and event.round == 1 for event in story.run("late").events()), "round 1", 200
-    )
-    federation.start_node("bertha", "--superlink", f"127.0.0.1:{federation.port}")
+    wait_told(story, "late", "round", 1)
+    with federation.asleep("anna"):  # else a small round may be over before a node has started
+        federation.start_node("bertha", "--superlink", f"127.0.0.1:{federation.port}")
+        federation.wait_online("bertha")
+    wait_told(story, "late", "round", 2)
+    with federation.asleep("anna"):
+        wait_told(story, "late", "site", 0, site="bertha", text="prepared")
     federation.wait_state("late", "finished", "failed")
     story.output["status"] = federation.server("status", "late", "--json").output
     story.output["status of all"] = federation.server("status", "--json").output
@@ -197,6 +200,19 @@ def run_story(story: Story) -> None:
     story.output["revoked node"] = bertha.wait(90).output
     assert not alive(bertha.mark)
     story.output["sites"] = federation.server("sites", "--json").output
+
+
+def wait_told(story: Story, name: str, kind: str, number: int, **values: object) -> None:
+    """Until the run has told of such an event."""
+
+    def told() -> bool:
+        return any(
+            (event.kind, event.round) == (kind, number)
+            and all(getattr(event, key) == value for key, value in values.items())
+            for event in story.run(name).events()
+        )
+
+    wait_until(told, f"{kind} of round {number} in {name}", 200)
 
 
 def changed_bundle() -> bytes:

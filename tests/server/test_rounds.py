@@ -8,7 +8,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -617,6 +617,49 @@ def test_a_node_that_was_started_anew_in_a_round_is_asked_again_and_nothing_is_m
     assert [number for kind, number in berta.seen if kind == "train"] == [1, 1, 2]
     assert not any(record.missing for record in federation.folder.rounds())
     assert federation.final_bytes() == undisturbed.final_bytes()
+
+
+class FirstMessageFirst(InProcessGrid):
+    """Berta's node was started anew before it had taken its message: it finds that one, and the one that was sent again after it."""
+
+    first: str = ""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        identifiers = list(message_ids)
+        training = [
+            name
+            for name, message in self._waiting.items()
+            if message.metadata.message_type == "train" and self._names[message.metadata.dst_node_id] == "berta"
+        ]
+        if len(training) < 2 and not self.first:
+            return super().pull_messages(set(identifiers) - set(training))
+        self.first = self.first or training[0]
+        if self.first in training:
+            return super().pull_messages(set(identifiers) - set(training[1:]))
+        return super().pull_messages(identifiers)
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["answers both", "refuses the first"])
+def test_a_node_that_finds_both_messages_is_not_missing(tmp_path: Path, refuses: bool) -> None:
+    federation = Federation.make(tmp_path / "run", rounds=1)
+    federation.grid = FirstMessageFirst(federation.sites)
+    anna, berta = federation.sites["anna"], federation.sites["berta"]
+
+    def restart(instruction: Instruction, message: Message) -> Message:
+        federation.grid.activated["berta"] = "a moment later"
+        return anna.usual(instruction, message)
+
+    def first(instruction: Instruction, message: Message) -> Message:
+        del berta.answers["train"]
+        return (berta.refuse("CONS-242") if refuses else berta.usual)(instruction, message)
+
+    anna.answers["train"] = restart
+    berta.answers["train"] = first
+    federation.conduct()
+    record = federation.folder.rounds()[1]
+    assert [kind for kind, _ in berta.seen].count("train") == 2
+    assert not record.missing and not record.late
+    assert sorted(record.trained) == list(SITES)
 
 
 @pytest.mark.parametrize("moment", ["train 1", "train 2", "evaluate 2"])
