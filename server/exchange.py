@@ -181,6 +181,7 @@ class Exchange:
                 yield from self._late(kind, number)
             if self.outstanding(kind, number) or not settled():
                 time.sleep(pacing.wait_s())
+        yield from self._late(kind, number)  # what came since the last look
         for asked in self._away.values():
             yield Arrival(asked, time.time() - asked.sent, miss=Miss(site=asked.site, reason="offline"))
         self._away.clear()
