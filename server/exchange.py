@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +100,11 @@ class Exchange:
     def admitted(self) -> set[str]:
         """Sites of the run that are not revoked."""
         return set(self._expected & self._registry.active().keys())
+
+    def keys(self) -> dict[str, Any]:
+        """Under which keys instructions and answers are signed, as run.json names them: of every site of the run that was admitted."""
+        known = {site: record.signing_key for site, record in self._registry.all().items() if site in self._expected}
+        return {"coordinator_key": str(self._key.public), "site_keys": known}
 
     def online(self) -> dict[str, int]:
         """Node id of every expected site that is admitted and online now."""

@@ -29,10 +29,12 @@ from server.home import LOOPBACK, Home
 from server.joining import admit, read_applicant
 from server.live import SiteProgress, watch
 from server.publishing import Published, publish
-from server.run_folder import RunFolder
+from server.run_folder import RunFolder, write_atomic
 from server.run_lock import is_led
 from server.starting_model import LOCK, check_sites, claim_folder, require_empty, write_run
 from server.superlink import IN_MEMORY, Control, SuperLink, start_superlink
+from shared.audit.trust import COORDINATOR as COORDINATOR_NAME
+from shared.audit.trust import trust_lines
 from shared.errors import (
     UNEXPECTED_CODE,
     ConsiliumError,
@@ -145,6 +147,12 @@ class _Federation:
         _side_by_side(
             {site: ("approve", self._site(site), offer, "--by", "consilium-server local") for site in requests}
         )
+        self._write_trust()
+
+    def _write_trust(self) -> None:
+        """RUN.trust beside the run's folder: the fingerprints that an auditor would have got by telephone."""
+        keys = [(COORDINATOR_NAME, self._home.signing_key().public), *sorted(self._home.registry.keys().items())]
+        write_atomic(self._folder.path.with_name(f"{self._folder.path.name}.trust"), trust_lines(keys).encode())
 
     def conduct(self, sites: list[str]) -> None:
         """Admit the nodes, start them, submit the run, and watch it to its end."""

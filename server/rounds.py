@@ -114,7 +114,7 @@ class Coordinator:
             for site, one in sorted(self.prepared.items())
             for key, value in _resolved(one).items()
         }
-        self.folder.update_run(sites=self.hellos, resolved=resolved)
+        self.folder.update_run(sites=self.hellos, resolved=resolved, **self.exchange.keys())
 
     @contextlib.contextmanager
     def _incoming(self, number: int) -> Iterator[Path]:
@@ -292,7 +292,7 @@ class Coordinator:
             site = arrival.asked.site
             if site in self.prepared:
                 self.latecomers[site] = self.prepared[site]
-            self.folder.update_run(sites=self.hellos)
+            self.folder.update_run(sites=self.hellos, **self.exchange.keys())
         elif arrival.miss is None:
             self.late.append(arrival.asked.site)
             self._note("site", number=arrival.asked.round, site=arrival.asked.site, text="answered too late, ignored")

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from shared.results import Evaluated, Prepared, SiteHello, Trained
+from shared.signing import KeyText
 from shared.study import Strict
 
 State = Literal["starting", "running", "finished", "stopped", "failed"]
@@ -98,6 +99,10 @@ class RunRecord(Strict):
         default_factory=dict, description="what every `auto` of the study became, by site or key"
     )
     sites: dict[str, SiteHello] = Field(default_factory=dict)
+    coordinator_key: KeyText | None = Field(
+        default=None, description="signs the instructions; None before the first was sent"
+    )
+    site_keys: dict[str, KeyText] = Field(default_factory=dict, description="each site's key signs its answers")
 
 
 class Event(Strict):

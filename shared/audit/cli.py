@@ -32,16 +32,24 @@ def _commands() -> None:
 @app.command()
 def verify(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run")],
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A fingerprint that you got by another way than these files, or a file of them; may be repeated"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON")] = False,
 ) -> None:
     """Check that every record of a run follows from the ones before it. Exit 0 proven, 2 something not checkable, 1 violated.
 
-    Example: consilium-audit verify runs/demo
+    Example: consilium-audit verify runs/demo --trust runs/demo.trust
     """
-    from shared.audit.run import check_run, read_run, summary
+    from shared.audit.records import read_run
+    from shared.audit.run import check_run, summary
+    from shared.audit.trust import read_trust
     from shared.audit.verdict import exit_status
 
-    checks = check_run(read_run(run_dir))
+    checks = check_run(read_run(run_dir), read_trust(trust or []))
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:

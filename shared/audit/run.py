@@ -1,70 +1,27 @@
-"""Checks of one run folder from its files alone: does each record follow from the ones before it?
+"""Checks of one run folder from its files alone: does each record follow from the ones before it, and who wrote them?
 
-What is proven here is consistency: the study, the chain of models, the weights, the aggregation. The signatures that are kept with each
-round are not looked at, so who wrote the records is not checkable; a folder rewritten as a whole, consistently, would pass every other
-check, and the result says so.
+What these checks prove is consistency: the study, the chain of models, the weights, the aggregation. A folder that was written anew as a
+whole passes them; whose keys signed it, and that these are trusted, is `shared.audit.signatures`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from shared.aggregation import OptimiserState, apply_update, normalised_weights, weighted_mean
+from shared.audit.records import RunFiles, stored_model
+from shared.audit.signatures import check_signatures
+from shared.audit.trust import Trust
 from shared.audit.verdict import Check
-from shared.errors import ConsiliumError, InputError
-from shared.run_records import FinalRecord, RoundRecord, RunRecord
-from shared.study import Study, study_from_data
-from shared.wire import Flat, Manifest, encode, flat_digest, flatten, manifest_from_pairs
-
-Record = TypeVar("Record", bound=BaseModel)
+from shared.wire import encode, flat_digest
 
 
-@dataclass(frozen=True, slots=True)
-class RunFiles:
-    """The records of a run, read and of the right form."""
-
-    path: Path
-    study: Study
-    run: RunRecord
-    rounds: tuple[RoundRecord, ...]
-    final: FinalRecord | None
-    manifest: Manifest
-    start: Flat
-
-    def place(self, number: int) -> Path:
-        return self.path / "rounds" / f"{number:04d}"
-
-
-def read_run(path: Path) -> RunFiles:
-    """Raises InputError, naming the file, where a record is missing or not of its form."""
-    names = sorted(path.glob("rounds/[0-9]*/round.json"))
-    evaluation = path / "evaluation.json"
-    pairs = _json(path / "model" / "manifest.json").get("tensors", [])
-    manifest = manifest_from_pairs(pairs)
-    return RunFiles(
-        path=path,
-        study=study_from_data(_json(path / "study.json")),
-        run=_record(path / "run.json", RunRecord),
-        rounds=tuple(_record(name, RoundRecord) for name in names),
-        final=_record(evaluation, FinalRecord) if evaluation.exists() else None,
-        manifest=manifest,
-        start=_model(path / "model" / "initial.safetensors", manifest),
-    )
-
-
-def check_run(files: RunFiles) -> list[Check]:
+def check_run(files: RunFiles, trust: Trust | None = None) -> list[Check]:
     """Every check, in the order in which a reader would ask."""
     return [
-        _signatures(),
+        *check_signatures(files, trust),
         _study(files),
         _code(files),
         _completeness(files),
@@ -75,14 +32,6 @@ def check_run(files: RunFiles) -> list[Check]:
         _aggregation(files),
         _evaluation(files),
     ]
-
-
-def _signatures() -> Check:
-    return Check(
-        "who wrote the records",
-        "not checkable",
-        "instructions and answers are signed and kept with each round, but this command knows no keys to trust yet",
-    )
 
 
 def _study(files: RunFiles) -> Check:
@@ -132,11 +81,12 @@ def _checkpoints(files: RunFiles) -> Check:
     name = "stored models are the ones on record"
     kept: list[int] = []
     for record in files.rounds:
-        path = files.place(record.round) / "model.safetensors"
-        if not path.exists():
+        model = stored_model(files, record.round)
+        if model is None:
             continue
-        found = flat_digest(_model(path, files.manifest))
+        found = flat_digest(model)
         if found != record.model_out:
+            path = files.place(record.round) / "model.safetensors"
             return Check(name, "violated", f"{path} has digest {found}, its round names {record.model_out}")
         kept.append(record.round)
     if not kept:
@@ -205,33 +155,6 @@ def _evaluation(files: RunFiles) -> Check:
             name, "violated", f"it is of {files.final.model}, the last round ended in {files.rounds[-1].model_out}"
         )
     return Check(name, "proven", f"sites {', '.join(sorted(files.final.sites))}")
-
-
-def _record(path: Path, schema: type[Record]) -> Record:
-    try:
-        return schema.model_validate(_json(path))
-    except ValueError as problem:
-        raise InputError(f"{path}: not as expected: {problem}") from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; is this the folder of a run?") from None
-    except (OSError, ValueError) as problem:
-        raise InputError(f"{path}: can't be read: {problem}") from None
-    if not isinstance(body, dict):
-        raise InputError(f"{path}: expected a JSON object")
-    return body
-
-
-def _model(path: Path, manifest: Manifest) -> Flat:
-    try:
-        arrays = load_file(path)
-        return flatten({tensor.name: arrays[tensor.name] for tensor in manifest.tensors}, manifest)
-    except (OSError, KeyError, SafetensorError, ConsiliumError) as problem:
-        raise InputError(f"{path}: can't be read as the model of this run: {problem}") from None
 
 
 def summary(checks: Sequence[Check]) -> str:

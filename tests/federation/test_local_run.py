@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -29,6 +30,7 @@ from small_federation import (
 
 from server.report.schema import Report
 from server.run_folder import RunFolder
+from shared.audit.signatures import ANSWERS, INSTRUCTIONS, PREVIOUS, WRITERS
 from shared.canonical import file_digest
 from shared.results import Estimate
 
@@ -191,6 +193,14 @@ def test_report_can_be_written_again(undisturbed: Run, tmp_path: Path) -> None:
     again = run(command("consilium-server", "report", undisturbed.path), cwd=tmp_path)
     assert again.code == 0, again.output
     assert (undisturbed.path / "report.json").read_bytes() == before
+
+
+def test_an_auditor_who_has_the_fingerprints_finds_everything_signed_by_whom_it_says(undisturbed: Run) -> None:
+    trusted = undisturbed.path.with_name(f"{undisturbed.path.name}.trust")
+    done = run(command("consilium-audit", "verify", undisturbed.path, "--trust", trusted, "--json"), cwd=trusted.parent)
+    found = {check["name"]: check["outcome"] for check in json.loads(done.output)}
+    assert [found[name] for name in (WRITERS, INSTRUCTIONS, ANSWERS, PREVIOUS)] == ["proven"] * 4
+    assert "violated" not in found.values()
 
 
 def test_learned_answers_for_each_hospital_and_for_both_heads(undisturbed: Run, tmp_path: Path) -> None:

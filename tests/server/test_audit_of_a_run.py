@@ -13,22 +13,37 @@ import numpy as np
 import pytest
 from test_rounds import Federation, quick  # noqa: F401  (the fixture shortens the waits)
 
-from shared.audit.run import check_run, read_run
+from benchmarks.bare_run import new_key
+from shared.audit.records import read_run
+from shared.audit.run import check_run
+from shared.audit.signatures import ANSWERS, INSTRUCTIONS, PREVIOUS, WRITERS
+from shared.audit.trust import COORDINATOR, read_trust, trust_lines
 from shared.audit.verdict import Check, exit_status
 from shared.errors import InputError
+from shared.signing import PublicKey
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Three rounds of three sites, updates kept; sites' code digests equal the coordinator's."""
-    federation = Federation.make(tmp_path / "run", rounds=3, keep_updates=True)
+    """Three rounds of three sites, updates kept."""
+    return conducted(tmp_path / "run")
+
+
+def conducted(path: Path) -> Path:
+    federation = Federation.make(path, rounds=3, keep_updates=True)
     federation.conduct()
-    _edit(federation.folder.path / "run.json", lambda body: body.update(code_digest="0" * 64))
     return federation.folder.path
 
 
-def outcomes(path: Path) -> dict[str, str]:
-    return {check.name: check.outcome for check in check_run(read_run(path))}
+def fingerprints(path: Path) -> list[str]:
+    """Of the coordinator and the sites of this run, as they read them out by telephone."""
+    record = read_run(path).run
+    keys = {COORDINATOR: str(record.coordinator_key), **record.site_keys}
+    return [f"{name} {PublicKey.read(key).spoken}" for name, key in keys.items()]
+
+
+def outcomes(path: Path, trusted: list[str] | None = None) -> dict[str, str]:
+    return {check.name: check.outcome for check in check_run(read_run(path), read_trust(trusted or []))}
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -41,6 +56,127 @@ def test_an_untouched_run_is_proven_but_for_who_wrote_it(run: Path) -> None:
     checks = check_run(read_run(run))
     assert {check.name for check in checks if check.outcome != "proven"} == {"who wrote the records"}
     assert exit_status(checks) == 2
+
+
+def test_with_the_fingerprints_at_hand_everything_is_proven(run: Path) -> None:
+    assert set(outcomes(run, fingerprints(run)).values()) == {"proven"}
+
+
+def test_a_run_that_was_forged_as_a_whole_is_rejected(run: Path, tmp_path: Path) -> None:
+    """Consistent in itself, signed with the forger's own keys."""
+    forged = conducted(tmp_path / "forged")
+    new_sites = {site: str(new_key().public) for site in read_run(forged).run.site_keys}
+    assert set(outcomes(forged, fingerprints(forged)).values()) == {"proven"}
+    assert (
+        outcomes(forged, [line for line in fingerprints(run) if line.startswith("coordinator")])[WRITERS] == "violated"
+    )
+    _edit(forged / "run.json", lambda body: body.update(site_keys=new_sites))
+    found = outcomes(forged, fingerprints(run))
+    assert (found[WRITERS], found[ANSWERS]) == ("violated", "violated")
+
+
+def test_a_key_is_trusted_as_its_owners_only(run: Path) -> None:
+    swapped = [
+        line.replace("anna ", "x ").replace("berta ", "anna ").replace("x ", "berta ") for line in fingerprints(run)
+    ]
+    assert outcomes(run, swapped)[WRITERS] == "violated"
+    assert outcomes(run, [line.partition(" ")[2] for line in swapped])[WRITERS] == "proven", (
+        "without names they are anybody's"
+    )
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.write_bytes(source.read_bytes())
+
+
+SIGNED: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a hospital's counts changed in the record": (
+        ANSWERS,
+        lambda run: _edit(run / "rounds/0003/round.json", lambda body: body["trained"]["anna"].update(images=7)),
+    ),
+    "a hospital's figure changed in the record": (
+        ANSWERS,
+        lambda run: _edit(run / "evaluation.json", lambda body: body["sites"]["berta"].update(images=7)),
+    ),
+    "an answer of another round": (
+        ANSWERS,
+        lambda run: _copy(
+            run / "rounds/0001/signed/anna.train.answer.json", run / "rounds/0002/signed/anna.train.answer.json"
+        ),
+    ),
+    "an answer of another hospital": (
+        ANSWERS,
+        lambda run: _copy(
+            run / "rounds/0002/signed/berta.train.answer.json", run / "rounds/0002/signed/anna.train.answer.json"
+        ),
+    ),
+    "an update that another hospital signed": (
+        ANSWERS,
+        lambda run: _edit(
+            run / "rounds/0003/round.json",
+            lambda body: body["update_digests"].update(anna=body["update_digests"]["berta"]),
+        ),
+    ),
+    "an instruction of another round": (
+        INSTRUCTIONS,
+        lambda run: _copy(
+            run / "rounds/0001/signed/anna.train.instruction.json",
+            run / "rounds/0002/signed/anna.train.instruction.json",
+        ),
+    ),
+    "an instruction with one changed sign": (
+        INSTRUCTIONS,
+        lambda run: _edit(
+            run / "rounds/0002/signed/anna.train.instruction.json",
+            lambda body: body.update(
+                payload=body["payload"][:40] + ("A" if body["payload"][40] != "A" else "B") + body["payload"][41:]
+            ),
+        ),
+    ),
+    "a record written again by the coordinator": (
+        PREVIOUS,
+        lambda run: _edit(run / "rounds/0001/round.json", lambda body: body["timing"].update(wait=0.0)),
+    ),
+    "another coordinator's key": (
+        INSTRUCTIONS,
+        lambda run: _edit(run / "run.json", lambda body: body.update(coordinator_key=str(new_key().public))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_what_was_signed_and_what_is_on_record_must_be_the_same(run: Path, name: str) -> None:
+    check, tamper = SIGNED[name]
+    tamper(run)
+    assert outcomes(run)[check] == "violated"
+
+
+def test_a_signed_answer_that_is_missing_is_named(run: Path) -> None:
+    (run / "rounds/0002/signed/berta.train.answer.json").unlink()
+    found = next(check for check in check_run(read_run(run)) if check.name == ANSWERS)
+    assert found.outcome == "not checkable"
+    assert "berta.train.answer.json of round 2" in found.why
+
+
+def test_trust_is_read_from_fingerprints_and_files(tmp_path: Path) -> None:
+    key, other = new_key().public, new_key().public
+    path = tmp_path / "trusted"
+    path.write_text(f"# by telephone, 12 May\n\n{trust_lines([('anna', key)])}{other.fingerprint}  # whoever\n")
+    trust = read_trust([str(path)])
+    assert trust is not None
+    assert trust.vouches(key, "anna") and not trust.vouches(key, "berta")
+    assert trust.vouches(other, "anna") and trust.vouches(other, "berta")
+    spoken = read_trust([key.spoken.replace(" ", "-").upper()])
+    assert spoken is not None and spoken.vouches(key, "anybody")
+    assert read_trust([]) is None
+    path.write_text("anna 1234\n")
+    with pytest.raises(InputError, match=r"trusted:1: expected 'NAME FINGERPRINT'"):
+        read_trust([str(path)])
+    path.write_text("# nobody\n")
+    with pytest.raises(InputError, match="no fingerprint"):
+        read_trust([str(path)])
+    with pytest.raises(InputError, match="neither a fingerprint"):
+        read_trust(["1234"])
 
 
 TAMPERING: dict[str, tuple[str, Callable[[Path], object]]] = {

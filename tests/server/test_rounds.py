@@ -50,7 +50,7 @@ from shared.messages import (
     read_instruction,
     sign_answer,
 )
-from shared.release import Release
+from shared.release import Release, code_digest
 from shared.results import Refused, SiteHello
 from shared.signing import SigningKey
 from shared.wire import Flat, decode, encode, flat_digest, flatten
@@ -119,7 +119,7 @@ class FakeSite:
         site: str = "",
         **values: Any,
     ) -> Message:
-        hello = SiteHello(site=site or self.name, code_digest="0" * 64, versions={"flwr": "1.41.0"})
+        hello = SiteHello(site=site or self.name, code_digest=code_digest(), versions={"flwr": "1.41.0"})
         values = {"round": instruction.round, "instruction": self.digests[instruction.issued], **values}
         body = Answer(hello=hello, **values)
         content = RecordDict({ANSWER: ConfigRecord({BODY: sign_answer(body, self.key)})})
