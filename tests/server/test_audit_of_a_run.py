@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,61 @@ def test_trust_is_read_from_fingerprints_and_files(tmp_path: Path) -> None:
         read_trust(["1234"])
 
 
+def audit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command, in a process that has no PyTorch and no Flower."""
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.modules['flwr'] = None; "
+        "sys.argv = ['consilium-audit', *sys.argv[1:]]; from shared.audit.cli import main; main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_bundle_is_all_that_an_auditor_needs_and_nothing_else(run: Path, tmp_path: Path) -> None:
+    (run / "logs").mkdir(exist_ok=True)
+    (run / "logs" / "superlink.log").write_text("a word that is nobody's business")
+    (run / "sites" / "anna" / "keys").mkdir(parents=True)
+    (run / "sites" / "anna" / "keys" / "signing.key").write_text("a key that must not leave")
+    packed, again, trusted = tmp_path / "run.zip", tmp_path / "again.zip", tmp_path / "trusted"
+    trusted.write_text("\n".join(fingerprints(run)))
+    assert audit("bundle", run, "--out", packed).returncode == 0
+    assert audit("bundle", run, "--out", again).returncode == 0
+    assert packed.read_bytes() == again.read_bytes()
+    assert b"nobody's business" not in packed.read_bytes() and b"must not leave" not in packed.read_bytes()
+    shutil.rmtree(run)
+    done = audit("verify", packed, "--trust", trusted, "--json", "--html", tmp_path / "audit.html")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {check["outcome"] for check in json.loads(done.stdout)} == {"proven"}
+    page = (tmp_path / "audit.html").read_text()
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+    assert page.count(">Proven<") == len(json.loads(done.stdout))
+
+
+def test_a_bundle_with_a_strange_or_a_damaged_file_is_refused(run: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "run.zip"
+    assert audit("bundle", run, "--out", packed).returncode == 0
+    whole = packed.read_bytes()
+    with zipfile.ZipFile(packed, "a") as more:
+        more.writestr("../outside.json", "{}")
+    done = audit("verify", packed)
+    assert done.returncode == 3 and "'../outside.json', which belongs to no bundle" in done.stderr
+    assert not (tmp_path.parent / "outside.json").exists()
+    packed.write_bytes(whole[: len(whole) // 2])
+    done = audit("verify", packed)
+    assert done.returncode == 3 and "not a bundle" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_violated_audit_says_so_on_its_page(run: Path, tmp_path: Path) -> None:
+    _edit(run / "rounds/0003/round.json", lambda body: body["trained"]["anna"].update(images=7))
+    _edit(run / "run.json", lambda body: body.update(reason="<b>not markup</b>"))
+    done = audit("verify", run, "--html", tmp_path / "audit.html")
+    page = (tmp_path / "audit.html").read_text()
+    assert done.returncode == 1
+    assert ">Violated<" in page and "Don't rely on this run" in page.replace("&#39;", "'")
+    assert "<b>not markup" not in page
+
+
 TAMPERING: dict[str, tuple[str, Callable[[Path], object]]] = {
     "another study": (
         "the study is the one that the run names",
@@ -255,10 +312,6 @@ def test_exit_statuses() -> None:
 
 
 def test_the_command_needs_no_pytorch_and_prints_json(run: Path) -> None:
-    script = (
-        "import sys; sys.modules['torch'] = None; sys.modules['flwr'] = None; "
-        "sys.argv = ['consilium-audit', 'verify', sys.argv[1], '--json']; from shared.audit.cli import main; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(run)], capture_output=True, text=True, check=False)
+    done = audit("verify", run, "--json")
     assert done.returncode == 2, done.stderr
     assert {check["outcome"] for check in json.loads(done.stdout)} == {"proven", "not checkable"}
