@@ -1,4 +1,4 @@
-"""The audit as a page for people who read no JSON: a data protection officer, an ethics board. It stands alone: no script, nothing from elsewhere."""
+"""The audit as a page for people who read no JSON: a data protection officer, an ethics board. It stands alone, without a script."""
 
 from __future__ import annotations
 
