@@ -47,6 +47,18 @@ class FingerprintError(InputError):
     code = "CONS-131"
 
 
+class MechanismError(InputError):
+    """A number of a privacy mechanism, or a delta, is out of the range that can be accounted for."""
+
+    code = "CONS-140"
+
+
+class CalibrationError(MechanismError):
+    """No noise multiplier gives the epsilon that was asked for."""
+
+    code = "CONS-141"
+
+
 class DataError(InputError):
     """The hospital's data can't serve the study (empty, one class only, unreadable, too few patients)."""
 

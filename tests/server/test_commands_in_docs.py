@@ -12,9 +12,14 @@ import typer
 
 from client.cli import app as site
 from server.cli import app as server
+from shared.audit.cli import app as audit
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-GROUPS = {"consilium-server": typer.main.get_command(server), "consilium-site": typer.main.get_command(site)}
+GROUPS = {
+    "consilium-server": typer.main.get_command(server),
+    "consilium-site": typer.main.get_command(site),
+    "consilium-audit": typer.main.get_command(audit),
+}
 
 
 def commands(page: str) -> list[str]:
@@ -31,7 +36,7 @@ def parse(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", sorted({line for page in ("joining.md", "coordinating.md") for line in commands(page)})
+    "line", sorted({line for page in ("joining.md", "coordinating.md", "auditing.md") for line in commands(page)})
 )
 def test_a_command_in_the_documentation_is_understood(line: str) -> None:
     parse(line)
