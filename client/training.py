@@ -103,18 +103,25 @@ def balanced_weights(class_counts: Sequence[int]) -> list[float]:
     return [total / (present * count) if count > 0 else 0.0 for count in class_counts]
 
 
+def losses_of(logits: Tensor, labels: Tensor, *, positive_index: int) -> Tensor:
+    """Each image's loss, `(B,)`, in float32 (float64 where the logits are).
+
+    One output, `(B, 1)`: binary cross-entropy of the positive class. More, `(B, K)`: cross-entropy.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if logits.shape[1] == 1:
+        target = (labels == positive_index).to(logits.dtype)
+        return nn.functional.binary_cross_entropy_with_logits(logits.squeeze(1), target, reduction="none")
+    return nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
 def loss_of(logits: Tensor, labels: Tensor, *, positive_index: int, class_weights: Tensor | None) -> Tensor:
     """Mean over the batch of each image's loss times the weight of its class; scalar, in float32.
 
-    One output, `(B, 1)`: binary cross-entropy of the positive class. More, `(B, K)`: cross-entropy. The weighted sum is divided by the
-    number of images, not by the sum of the weights, which would undo the weights in a batch of one class.
+    The weighted sum is divided by the number of images, not by the sum of the weights, which would undo the weights in a batch of
+    one class.
     """
-    logits = logits.float()
-    if logits.shape[1] == 1:
-        target = (labels == positive_index).float()
-        each = nn.functional.binary_cross_entropy_with_logits(logits.squeeze(1), target, reduction="none")
-    else:
-        each = nn.functional.cross_entropy(logits, labels, reduction="none")
+    each = losses_of(logits, labels, positive_index=positive_index)
     if class_weights is not None:
         each = each * class_weights[labels]
     return each.mean()
@@ -168,7 +175,7 @@ def train_round(
     single_image_fails = _trains_batch_norm(network)
     finished: list[Epoch] = []
     steps = images = 0
-    with _seeded(seed, device):
+    with seeded(seed, device):
         for epoch in range(1, count + 1):
             loss_sum = torch.zeros((), dtype=torch.float64, device=device)
             correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -215,7 +222,8 @@ def _trains_batch_norm(network: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's global generators start from `seed` inside, and go on afterwards as if nothing had been."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

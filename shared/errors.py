@@ -167,6 +167,12 @@ class NonFiniteUpdateError(ConsiliumError):
     code = "CONS-250"
 
 
+class PrivacyError(ConsiliumError):
+    """The study or model can't be trained with the guarantee asked for."""
+
+    code = "CONS-260"
+
+
 class QuorumError(ConsiliumError):
     """Fewer sites than the quorum answered before the deadline."""
 
