@@ -128,6 +128,18 @@ class Connection:
             )
         )
 
+    def certificate_refused(self, reason: str) -> None:
+        """By the coordinator's gateway; `reason` is nginx's."""
+        if reason == "NONE":
+            said = (
+                "asks for a client certificate, which a node can't show by itself; write this hospital's own gateway with "
+                "`consilium-site gateway FOLDER`, and start the node as it says"
+            )
+        else:
+            why = reason.removeprefix("FAILED:")
+            said = f"refuses this hospital's client certificate ({why}); `consilium-site doctor FOLDER` says what to do"
+        self.end(RevokedError(f"the coordinator at {self._status.superlink} {said}"))
+
     def untrusted(self, reason: str) -> None:
         self.end(
             ProcessError(
@@ -267,7 +279,11 @@ def _told(problem: httpx.HTTPStatusError, path: str, connection: Connection) -> 
     """The error as Flower's retries are to see it."""
     status = problem.response.status_code
     if status == httpx.codes.UNAUTHORIZED:
-        connection.revoked()
+        reason = _certificate_refused(problem.response)
+        if reason is None or "revoked" in reason:
+            connection.revoked()
+        else:
+            connection.certificate_refused(reason)
         return problem
     # 403 says "this run has ended", which can't be of a request that names no run: there it is the gateway's own.
     if status >= 500 or status == httpx.codes.TOO_MANY_REQUESTS or (status == 403 and path.endswith("pull-messages")):
@@ -277,6 +293,17 @@ def _told(problem: httpx.HTTPStatusError, path: str, connection: Connection) -> 
         response = httpx.Response(503, request=problem.request)
         return httpx.HTTPStatusError(f"HTTP status {status}", request=problem.request, response=response)
     return problem
+
+
+def _certificate_refused(response: httpx.Response) -> str | None:
+    """Why a gateway refuses the client certificate; None where it was not that."""
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    if not isinstance(body, dict) or body.get("detail") != "client certificate refused":
+        return None
+    return str(body.get("reason", ""))[:200]
 
 
 def _transport(problem: httpx.TransportError, connection: Connection) -> httpx.TransportError:

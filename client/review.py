@@ -240,7 +240,7 @@ def _how_often(looking: _Looking) -> Section:
     rows = [
         ("Rounds", f"{federation.rounds}, each with {study.training.local_epochs} pass(es) over our train part"),
         ("Evaluations", "after the last round" + (", and of the starting model" if study.evaluation.baseline else "")),
-        ("Runs", f"{offer.runs} offered; {len(runs_made(looking.folder, offer.study_digest))} made here so far"),
+        ("Runs", f"{offer.runs} offered; an approval allows that many from now on{_before(looking)}"),
         ("Deadlines", f"{federation.prepare_deadline_s:g} s to prepare, {federation.round_deadline_s:g} s a round, "
                       f"{federation.evaluation_deadline_s:g} s to evaluate; whoever is later is not waited for"),
     ]  # fmt: skip
@@ -248,6 +248,11 @@ def _how_often(looking: _Looking) -> Section:
         total = 2 * federation.rounds * looking.network.bytes_each_way / 1e6
         rows.append(("In all", f"about {total:,.0f} MB a run, in and out together"))
     return Section(title="How often", rows=rows)
+
+
+def _before(looking: _Looking) -> str:
+    made = len(runs_made(looking.folder, looking.publication.study_digest))
+    return f", besides the {made} made here so far" if made else ""
 
 
 def _privacy(study: Study, policy: Policy) -> Section:

@@ -255,6 +255,9 @@ def _evaluate(bench: _Bench) -> Evaluated:
     parts = {part: bench.features(part) for part in PARTS}
     evaluated = _evaluated(bench, parts, begun)
     keep_figures(bench.run_folder, task.instruction.round, evaluated)
+    if task.instruction.round == task.study.federation.rounds:  # no round follows that would go on from it
+        for path in bench.run_folder.glob("optimiser-*.pt"):
+            path.unlink(missing_ok=True)
     write_page(
         bench.run_folder,
         run=task.instruction.run,

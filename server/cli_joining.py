@@ -79,6 +79,7 @@ def admit(
         console,
         f"{applicant.request.site}: {'a new client certificate' if applicant.renews else 'admitted'}; send {target} back",
     )
+    _say(console, f"Your own fingerprint, to read out: {home.signing_key().public.spoken}")
     _say_flower(
         console, settled,
         done="its node is registered", waiting="its node will be registered when it is",

@@ -55,7 +55,7 @@ class Coordinator:
 
     def conduct(self) -> None:
         """Run to the end. Raises QuorumError, StorageError; the rounds that were finished stay."""
-        self.folder.update_run(state="running")
+        self.folder.update_run(state="running", reason=None, code=None, ended=None)
         self._wait_for_sites()
         checkpoint = latest_checkpoint(self.folder, self.start.manifest, self.plan.optimiser)
         self._prepare(checkpoint.round)

@@ -50,9 +50,12 @@ _FLOWER = "flower.json"
 
 
 class FlowerRun(Strict):
-    """flower.json: under which number Flower knows the run, and since when. A run that is resumed gets another."""
+    """flower.json: under which number Flower knows the run, and since when. A run that is resumed gets another.
 
-    run_id: str
+    None until it was submitted: a run that is about to be resumed is not taken for one whose process has ended.
+    """
+
+    run_id: str | None
     submitted: float
 
 
@@ -106,6 +109,7 @@ def resume(home: Home, publication: Publication, name: str, *, other_code: bool 
         if run.code_digest != code_digest():
             _accept_code(folder, run, other_code)
         _end_in_flower(folder, control)
+        folder.write(_FLOWER, FlowerRun(run_id=None, submitted=time.time()))
         folder.note(Event(at=time.time(), kind="run", phase="waiting", text="resumed"))
         folder.update_run(state="starting", reason=None, code=None, ended=None)
         try:
@@ -275,6 +279,8 @@ def _may_still_begin(folder: RunFolder, control: Control | None) -> bool:
         begun = datetime.fromisoformat(folder.run().started)
         just_made = known is None and (datetime.now(UTC) - begun).total_seconds() < BEGIN_WITHIN_S
         return just_made and control is not None
+    if known.run_id is None:
+        return True
     try:
         return not control.run_status(int(known.run_id)).startswith("finished")
     except (HTTPError, KeyError):
@@ -284,7 +290,7 @@ def _may_still_begin(folder: RunFolder, control: Control | None) -> bool:
 def _end_in_flower(folder: RunFolder, control: Control | None) -> None:
     """Flower forgets the run's messages, so that no node works for it any more. It may have ended there before."""
     known = flower_run(folder)
-    if control is None or known is None:
+    if control is None or known is None or known.run_id is None:
         return
     with contextlib.suppress(HTTPError):
         if not control.run_status(int(known.run_id)).startswith("finished"):

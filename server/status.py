@@ -72,6 +72,7 @@ class Status(Strict):
     at: float = Field(description="Unix time")
     federation: str
     address: str
+    fingerprint: str = Field(description="of the coordinator's signing key, as it is read out: ten groups")
     up: bool
     up_since: str | None
     port: int | None = Field(description="of the SuperLink on 127.0.0.1, while up")
@@ -92,7 +93,8 @@ def status_of(home: Home) -> Status:
         trouble = str(problem)
         sites, runs = site_rows(home, None), [run_status(folder, None) for folder in runs_of(home)]
     return Status(
-        at=time.time(), federation=record.federation, address=record.address, up=up is not None,
+        at=time.time(), federation=record.federation, address=record.address,
+        fingerprint=home.signing_key().public.spoken, up=up is not None,
         up_since=up.started if up is not None else None, port=up.port if up is not None else None, trouble=trouble,
         sites=sites, studies=_studies(home), runs=runs,
     )  # fmt: skip
@@ -117,13 +119,17 @@ def print_run(folder: RunFolder, control: Control | None, console: Console) -> N
     progress, _, _ = _folded(folder)
     console.print(LiveView(folder.name, progress, {}, time.time(), sparks=console.encoding.lower().startswith("utf")))
     run, state = folder.run(), standing(folder, control)
-    console.print(f"{state}{f': {run.reason}' if run.reason else ''}", soft_wrap=True, markup=False, highlight=False)
+    code = f" ({run.code})" if run.code else ""
+    console.print(
+        f"{state}{code}{f': {run.reason}' if run.reason else ''}", soft_wrap=True, markup=False, highlight=False
+    )
 
 
 def print_status(status: Status, console: Console) -> None:
     """The federation in a few lines and two tables."""
     where = f"up since {status.up_since}, SuperLink on 127.0.0.1:{status.port}" if status.up else "not up"
     _say(console, f"{status.federation}: {where}; hospitals connect to {status.address}")
+    _say(console, f"fingerprint to read out: {status.fingerprint}")
     if status.trouble is not None:
         _say(console, status.trouble)
     _say(console, f"hospitals: {_hospitals(status)}")

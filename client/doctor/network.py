@@ -196,7 +196,13 @@ def check_node_key(visit: Visit) -> Finding:
     assert visit.address is not None
     started = datetime.now(UTC)
     try:
-        answer = ask(visit.site, *visit.address, proxy=visit.proxy, timeout_s=visit.timeout_s)
+        answer = ask(
+            visit.site,
+            *visit.address,
+            proxy=visit.proxy,
+            timeout_s=visit.timeout_s,
+            show_certificate=visit.uses_gateway,
+        )
     except (OSError, ValueError) as problem:
         visit.failed.append(NODE_KEY.title)
         return NODE_KEY.fault(f"no answer to a request: {problem}", "Ask the coordinator whether its gateway is up.")
@@ -212,7 +218,7 @@ def _admission(visit: Visit, answer: Answer) -> Finding:
     if answer.unknown:
         return NODE_KEY.fault(
             "the coordinator does not know this node's key: it was not admitted, or it has been revoked",
-            "Ask the coordinator to look with `consilium-server sites`; after a revocation join again with new keys in a new folder.",
+            "Ask the coordinator to look with `consilium-server sites FOLDER`; after a revocation join with new keys in a new folder.",
         )
     if answer.status == 401:
         return NODE_KEY.fault(
@@ -243,6 +249,11 @@ def _certificate_refused(visit: Visit, reason: str) -> Finding:
         return NODE_KEY.fault(
             "the coordinator has revoked this hospital",
             "Ask the coordinator why; to come back, join again with new keys in a new folder.",
+        )
+    if reason == "NONE" and not visit.uses_gateway:
+        return NODE_KEY.fault(
+            "the coordinator asks for a client certificate, which a node can't show by itself",
+            "Write the hospital's own gateway, which shows it, and start the node through it: consilium-site gateway FOLDER.",
         )
     if reason == "NONE":
         return NODE_KEY.fault(

@@ -46,8 +46,13 @@ class Answer:
         return self.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
 
 
-def ask(site: SiteFolder, host: str, port: int, *, proxy: Proxy | None, timeout_s: float) -> Answer:
-    """Send it, with the client certificate if there is one. Raises OSError or ValueError where no HTTP answer comes back."""
+def ask(
+    site: SiteFolder, host: str, port: int, *, proxy: Proxy | None, timeout_s: float, show_certificate: bool
+) -> Answer:
+    """Send it, with the hospital's client certificate as its own gateway does, or without one as a node does.
+
+    Raises OSError or ValueError where no HTTP answer comes back.
+    """
     from flwr.proto.fleet_pb2 import ActivateNodeRequest
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes
     from flwr.supercore.protobuf.client import ProtobufRequestContext
@@ -59,7 +64,7 @@ def ask(site: SiteFolder, host: str, port: int, *, proxy: Proxy | None, timeout_
         raise ValueError("keys/node.key is of another kind than ECDSA")
     message = ActivateNodeRequest(public_key=public_key_to_bytes(private.public_key()), heartbeat_interval=0)
     files = (site.tls_certificate, site.tls_key)
-    tls = context(site.ca, files if all(path.exists() for path in files) else None)
+    tls = context(site.ca, files if show_certificate and all(path.exists() for path in files) else None)
     name = f"[{host}]" if ":" in host else host
     try:
         with httpx.Client(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,29 @@ def test_a_node_that_was_never_admitted_gives_up_after_a_while(
     assert 40 < sum(waits) <= 50
     assert isinstance(connection.ending, RevokedError) and "does not admit this node" in str(connection.ending)
     assert "does not admit this node yet" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (
+            "NONE",
+            "asks for a client certificate, which a node can't show by itself; .* `consilium-site gateway FOLDER`",
+        ),
+        ("FAILED:certificate has expired", r"refuses this hospital's client certificate \(certificate has expired\)"),
+        ("FAILED:certificate revoked", "no longer admits this node"),
+    ],
+)
+def test_a_gateway_that_refuses_the_client_certificate_is_told_from_a_revocation(
+    tmp_path: Path, reason: str, told: str
+) -> None:
+    connection = a_connection(tmp_path)
+    body = {"detail": "client certificate refused", "reason": reason}
+    client = client_of(connection, Coordinator(lambda _request: httpx.Response(401, json=body)))
+    with pytest.raises(httpx.HTTPStatusError):
+        client.ActivateNode(REQUEST)
+    assert isinstance(connection.ending, RevokedError)
+    assert re.search(told, str(connection.ending))
 
 
 def test_a_revoked_node_is_told_so_at_its_next_request(tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def test_something_that_speaks_no_tls(site: SiteFolder, authority: Authority) ->
     [
         (UNKNOWN, "not admitted, or it has been revoked", "consilium-server sites"),
         (UNSIGNED, "does not take this node's signature", "keys/node.pub"),
-        ((401, {"detail": "client certificate refused", "reason": "NONE"}), "asks for a client certificate", "consilium-site join"),
+        ((401, {"detail": "client certificate refused", "reason": "NONE"}), "which a node can't show by itself", "consilium-site gateway"),
         ((401, {"detail": "client certificate refused", "reason": "FAILED:certificate revoked"}), "has revoked", "new keys"),
         ((401, {"detail": "client certificate refused", "reason": "FAILED:certificate has expired"}), "expired", "consilium-server admit"),
         ((403, {"detail": "not offered here"}), "does not offer what a node calls", "consilium-server gateway"),

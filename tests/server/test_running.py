@@ -113,6 +113,17 @@ def test_a_run_that_was_submitted_may_still_begin_for_a_while(folder: RunFolder)
         assert standing(folder, flower) == "starting"
 
 
+def test_a_run_that_is_about_to_be_resumed_is_not_taken_for_interrupted(home: Home, folder: RunFolder) -> None:
+    """`up` looks every two seconds, also between the moment that `resume` says so and the one that Flower has the run anew."""
+    flower: Any = FakeFlower("finished:stopped")
+    folder.write("flower.json", FlowerRun(run_id=None, submitted=time.time()))
+    folder.update_run(state="starting")
+    assert settle_runs(home, flower) == []
+    assert standing(folder, flower) == "starting"
+    folder.write("flower.json", FlowerRun(run_id=None, submitted=time.time() - BEGIN_WITHIN_S - 1))
+    assert settle_runs(home, flower) == ["one"], "a resume that died on its way"
+
+
 def test_interrupted_runs_are_noted_and_ended_in_flower_and_others_left_alone(home: Home, folder: RunFolder) -> None:
     submitted(folder)
     folder.update_run(state="running")
