@@ -1,7 +1,8 @@
-"""A site's last training answer, kept until the next: asked for the same round of the same model again, it sends the same bytes.
+"""A site's last answer of each kind, kept until the next: asked for the same round of the same model again, it sends the same bytes.
 
 A coordinator that was killed asks again after `resume`; a site whose connection was cut, or whose node was started anew, is asked again
-in the same round. None of them makes the hospital train a second time.
+in the same round. None of them makes the hospital train a second time. Counts and figures are made anew as long as a run is open; after
+its CLOSE in the ledger only what has left can leave again.
 """
 
 from __future__ import annotations
@@ -15,50 +16,63 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from shared.errors import StorageError
-from shared.messages import Instruction
+from shared.messages import Instruction, Kind
 from shared.private_file import write_private
-from shared.results import Trained
+from shared.results import Evaluated, Prepared, Trained
 from shared.study import Sha256, Strict
 from shared.wire import flat_digest
 
 log = logging.getLogger("consilium.site")
 
-_RECORD, _UPDATE = "answered.json", "answered.npy"
+_UPDATE = "answered.npy"
+_RECORDS: dict[Kind, str] = {
+    "prepare": "answered-preparation.json",
+    "train": "answered.json",
+    "evaluate": "answered-evaluation.json",
+}
 
 
 class _Record(Strict):
-    """What the kept update answers."""
+    """What the kept answer answers, and the answer but for its update."""
 
     round: int
     study_digest: Sha256
     model_digest: Sha256
     code_digest: Sha256
-    update_digest: Sha256
-    trained: Trained
+    update_digest: Sha256 | None = None
+    prepared: Prepared | None = None
+    trained: Trained | None = None
+    evaluated: Evaluated | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A training answer as it left: the update in the wire's format."""
+    """An answer as it left: one of the three, and with `trained` the update in the wire's format."""
 
-    trained: Trained
-    update: npt.NDArray[np.generic]
+    trained: Trained | None = None
+    update: npt.NDArray[np.generic] | None = None
+    prepared: Prepared | None = None
+    evaluated: Evaluated | None = None
 
 
 def keep(run_folder: Path, instruction: Instruction, answered: Answered) -> None:
-    """Keep it in the place of the one before. A full disk costs only that the round would have to be trained again."""
+    """Keep it in the place of the one of its kind before. A full disk costs only that the work would have to be done again."""
     record = _Record(
         round=instruction.round,
         study_digest=instruction.study_digest,
         model_digest=instruction.model_digest,
         code_digest=instruction.release.code_digest,
-        update_digest=flat_digest(answered.update),
+        update_digest=flat_digest(answered.update) if answered.update is not None else None,
+        prepared=answered.prepared,
         trained=answered.trained,
+        evaluated=answered.evaluated,
     )
+    path = run_folder / _RECORDS[instruction.kind]
     try:
-        forget(run_folder)
-        _write_update(run_folder / _UPDATE, answered.update)
-        write_private(run_folder / _RECORD, record.model_dump_json().encode())
+        path.unlink(missing_ok=True)
+        if answered.update is not None:
+            _write_update(run_folder / _UPDATE, answered.update)
+        write_private(path, record.model_dump_json().encode())
     except (OSError, StorageError) as problem:
         log.warning("the answer of round %s is not kept, so it can't be sent again: %s", instruction.round, problem)
 
@@ -66,10 +80,12 @@ def keep(run_folder: Path, instruction: Instruction, answered: Answered) -> None
 def find(run_folder: Path, instruction: Instruction) -> Answered | None:
     """The kept answer to the same question: same run, round, study, model and code. None where there is none, or it was damaged."""
     try:
-        record = _Record.model_validate_json((run_folder / _RECORD).read_bytes())
+        record = _Record.model_validate_json((run_folder / _RECORDS[instruction.kind]).read_bytes())
         asked = (instruction.round, instruction.study_digest, instruction.model_digest, instruction.release.code_digest)
         if asked != (record.round, record.study_digest, record.model_digest, record.code_digest):
             return None
+        if record.update_digest is None:
+            return Answered(prepared=record.prepared, evaluated=record.evaluated)
         update: npt.NDArray[np.generic] = np.load(run_folder / _UPDATE, allow_pickle=False)
     except (OSError, ValueError, ValidationError, EOFError):
         return None
@@ -77,8 +93,8 @@ def find(run_folder: Path, instruction: Instruction) -> Answered | None:
 
 
 def forget(run_folder: Path) -> None:
-    """Remove the kept answer, if there is one: after a withdrawal it would send what a patient no longer gives."""
-    for name in (_RECORD, _UPDATE):
+    """Remove the kept answers: after a withdrawal they would send what a patient no longer gives."""
+    for name in (*_RECORDS.values(), _UPDATE):
         (run_folder / name).unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client import cli_consent, cli_joining, cli_machine, cli_privacy, cli_records
+from client import cli_consent, cli_joining, cli_ledger, cli_machine, cli_privacy, cli_records
 from shared.command import run_command
 
 app = typer.Typer(
@@ -105,6 +105,7 @@ app.command()(cli_consent.decline)
 app.command()(cli_records.status)
 app.command()(cli_records.results)
 app.command()(cli_records.withdraw)
+app.command()(cli_ledger.ledger)
 app.command()(cli_machine.doctor)
 app.command()(cli_machine.gateway)
 app.command()(cli_machine.service)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
+from client import run_on_ledger
 from client.answered import Answered, find, keep
 from client.approvals import Approval, require_approval
 from client.policy import clamped, clamped_preparation, require_within, smallest_cell
@@ -79,12 +80,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the work ended in: exactly one of the three, and the update where it was training."""
+    """What the work ended in: exactly one of the three, and the update where it was training.
+
+    `patients` are the tags (`client.withdrawn`) of all whom the work had before it.
+    """
 
     prepared: Prepared | None = None
     trained: Trained | None = None
     evaluated: Evaluated | None = None
     update: Flat | None = None
+    patients: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,7 @@ def answer(
             number = instruction.round
             named.enter_context(log_context(run=instruction.run, round=number))
             task = _admit(instruction, message, site, folder)
-            content = _answered_before(task, digest, site) or _released(work(task), task, digest, site)
+            content = _answered_before(task, digest, site) or _released(_worked(task, work), task, digest, site)
         except ConsiliumError as problem:
             log.error("%s: %s", problem.code, problem)
             content = _refusal(site, number, digest, problem.code)
@@ -209,8 +214,16 @@ def _require_start(instruction: Instruction, approval: Approval) -> None:
         raise InstructionError("the starting model is not the one that was approved")
 
 
+def _worked(task: Task, work: Callable[[Task], Result]) -> Result:
+    """The work, once the ledger has what must be there before it. Raises LedgerError, StorageError, and what the work raises."""
+    run_on_ledger.before_work(task.folder, task.instruction)
+    result = work(task)
+    run_on_ledger.after_work(task.folder, task.instruction, result.patients)
+    return result
+
+
 def _released(result: Result, task: Task, digest: str, site: _Site) -> RecordDict:
-    """The egress contract. Raises EgressError, NonFiniteUpdateError, PolicyError; then nothing but a code leaves."""
+    """The egress contract. Raises EgressError, NonFiniteUpdateError, PolicyError, LedgerError, StorageError; then only a code leaves."""
     kind = task.instruction.kind
     given = {
         "prepare": result.prepared is not None,
@@ -239,24 +252,38 @@ def _released(result: Result, task: Task, digest: str, site: _Site) -> RecordDic
         update_digest=flat_digest(array) if array is not None else None,
     )
     content = _content(body, array, site)
-    if result.trained is not None and array is not None:
-        keep(folder_of(task), task.instruction, Answered(result.trained, array))
+    # Kept first: what is settled and was lost in a crash could not be sent again.
+    keep(folder_of(task), task.instruction, Answered(result.trained, array, prepared, evaluated))
+    run_on_ledger.before_leaving(task.folder, task.instruction, task.study, body, result.patients)
     return content
 
 
 def _answered_before(task: Task, digest: str, site: _Site) -> RecordDict | None:
-    """The answer that left already for this round and this model, under the new instruction's name."""
-    if task.instruction.kind != "train" or (kept := find(folder_of(task), task.instruction)) is None:
+    """The answer that was made already for this round and this model, under the new instruction's name.
+
+    Counts and figures only of a closed run: as long as it is open they are made anew.
+    """
+    kept = find(folder_of(task), task.instruction)
+    if kept is None or (
+        task.instruction.kind != "train" and not run_on_ledger.is_closed(task.folder, task.instruction)
+    ):
         return None
-    log.info("round %s was trained already: the same answer is sent again", task.instruction.round)
+    log.info(
+        "%s of round %s was done already: the same answer is sent again", task.instruction.kind, task.instruction.round
+    )
+    policy = task.profile.policy
     body = Answer(
         hello=site.hello,
         instruction=digest,
         round=task.instruction.round,
+        prepared=clamped_preparation(kept.prepared, policy) if kept.prepared is not None else None,
         trained=kept.trained,
-        update_digest=flat_digest(kept.update),
+        evaluated=clamped(kept.evaluated, policy) if kept.evaluated is not None else None,
+        update_digest=flat_digest(kept.update) if kept.update is not None else None,
     )
-    return _content(body, kept.update, site)
+    content = _content(body, kept.update, site)
+    run_on_ledger.before_leaving(task.folder, task.instruction, task.study, body, None)
+    return content
 
 
 def folder_of(task: Task) -> Path:

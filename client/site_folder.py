@@ -10,6 +10,7 @@ publications/        studies as they were received, signed
 approvals/, declined/ what this hospital said to them
 cache/               prepared images
 runs/RUN/            scores of the test images, progress, the hospital's own page
+ledger.jsonl         everything that was released (`client.ledger`); ledger.head where it ended, cohorts/ whom it was of
 """
 
 from __future__ import annotations

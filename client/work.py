@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,10 +60,12 @@ def _done(task: Task) -> Result:
     bench = _Bench.open(task)
     try:
         if kind == "prepare":
-            return Result(prepared=_prepare(bench))
-        if kind == "train":
-            return _train(bench, over)
-        return Result(evaluated=_evaluate(bench))
+            result = Result(prepared=_prepare(bench))
+        elif kind == "train":
+            result = _train(bench, over)
+        else:
+            result = Result(evaluated=_evaluate(bench))
+        return replace(result, patients=frozenset(bench.cohort.roll.tags) - {""})
     finally:  # patients who withdrew meanwhile
         settle(task.folder, bench.run_folder, bench.cohort.roll)
 

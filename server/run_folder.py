@@ -77,9 +77,8 @@ class RunFolder:
         return sorted(self.run().expected)
 
     def run_id(self) -> str:
-        """What a run is called in messages: its name and the moment it was made, so that a folder used again is another run."""
-        run = self.run()
-        return f"{run.name}-{run.started.replace(':', '').replace('+0000', 'Z')}"
+        """What the run is called in messages."""
+        return self.run().id
 
     def update_run(self, **changes: Any) -> None:
         """Rewrite run.json with some values changed."""

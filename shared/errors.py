@@ -173,6 +173,12 @@ class PrivacyError(ConsiliumError):
     code = "CONS-260"
 
 
+class LedgerError(ConsiliumError):
+    """The hospital's ledger is not what it was, or an act does not follow from what stands in it."""
+
+    code = "CONS-261"
+
+
 class QuorumError(ConsiliumError):
     """Fewer sites than the quorum answered before the deadline."""
 

@@ -104,6 +104,11 @@ class RunRecord(Strict):
     )
     site_keys: dict[str, KeyText] = Field(default_factory=dict, description="each site's key signs its answers")
 
+    @property
+    def id(self) -> str:
+        """What the run is called in messages: its name and the moment it was made, so that a folder used again is another run."""
+        return f"{self.name}-{self.started.replace(':', '').replace('+0000', 'Z')}"
+
 
 class Event(Strict):
     """One line of events.jsonl."""

@@ -91,6 +91,58 @@ def bundle(
     )
 
 
+@app.command()
+def ledger(
+    file: Annotated[Path, typer.Argument(help="What `consilium-site ledger --export` wrote")],
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(help="The hospital's fingerprint, from another way than this file, or a file of them"),
+    ] = None,
+    head: Annotated[
+        Path | None, typer.Option(help="An earlier export, or the ledger.head of one: the ledger must go on from it")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of a run: what it holds of this hospital must be here")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON")] = False,
+) -> None:
+    """Check what a hospital says it has released. Exit 0 proven, 2 something not checkable, 1 violated.
+
+    Example: consilium-audit ledger anna.ledger.jsonl --trust demo.trust --run runs/demo
+    """
+    from shared.audit.ledger import check_against_run, check_ledger, read_file
+    from shared.audit.records import read_run
+    from shared.audit.run import summary
+    from shared.audit.trust import read_trust
+    from shared.audit.verdict import exit_status
+    from shared.ledger.summary import run_lines
+
+    kept = read_file(head) if head is not None else None
+    chain, checks = check_ledger(read_file(file), read_trust(trust or []), kept)
+    if run is not None:
+        checks += check_against_run(chain, read_run(run))
+    lines = run_lines(chain)
+    if as_json:
+        print(
+            json.dumps(
+                {"checks": [asdict(check) for check in checks], "runs": [line.model_dump() for line in lines]}, indent=2
+            )
+        )
+    else:
+        table = Table(title=f"Audit of the ledger {file}", title_justify="left")
+        for title in ("outcome", "check", "why"):
+            table.add_column(title, overflow="fold")
+        for check in checks:
+            table.add_row(f"[{_COLOURS[check.outcome]}]{check.outcome}[/]", check.name, check.why)
+        console = Console()
+        console.print(table)
+        for line in lines:
+            said = f"run {line.run}: {len(line.settled)} of {line.rounds} rounds left, {line.evaluations} evaluations; {line.mechanism}"
+            console.print(said, soft_wrap=True, markup=False, highlight=False)
+        console.print(summary(checks))
+    raise typer.Exit(exit_status(checks))
+
+
 def write_text(path: Path, text: str) -> None:
     """Raises InputError where it can't be written."""
     try:

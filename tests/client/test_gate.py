@@ -84,6 +84,7 @@ def folder(tmp_path: Path) -> SiteFolder:
     made = site_folder(tmp_path / "anna")
     for wire in ("fp32", "bf16"):
         approved(made, bare_study(wire=wire))
+    reserved(made)
     return made
 
 
@@ -99,6 +100,13 @@ def approved(folder: SiteFolder, study: Study, *, runs: int = 5) -> None:
         starting_point=start, runs=runs, expires="2999-12-31", created="today", release=Release.installed(),
     )  # fmt: skip
     approve(folder, publication, by="the test", weights_folder=Path("/nowhere"))
+
+
+def reserved(folder: SiteFolder, study: Study | None = None, run: str = "run-1", **changes: Any) -> None:
+    """The run has been prepared: without that the ledger lets nothing be trained or evaluated."""
+    message = message_of("prepare", study, run=run, **changes)
+    reply = gate.answer(message, folder, ending_in(Result(prepared=prepared_answer())))
+    assert answer_in(reply, folder).prepared is not None
 
 
 def instruction_of(kind: Kind, study: Study, model: np.ndarray, **changes: Any) -> Instruction:
@@ -327,6 +335,7 @@ def test_an_older_instruction_that_was_held_back_is_not_carried_out(folder: Site
 
 
 def test_two_runs_do_not_disturb_each_others_order(folder: SiteFolder) -> None:
+    reserved(folder, run="run-2")
     older, newer = message_of(run="run-1"), message_of(run="run-2")
     for message in (newer, older):
         assert answer_in(gate.answer(message, folder, ending_in(training())), folder).trained is not None
@@ -342,7 +351,8 @@ def test_an_instruction_out_of_its_time_is_not_carried_out(folder: SiteFolder, m
 @pytest.mark.parametrize("minutes", [-4, 4])
 def test_clocks_may_differ_by_less_than_five_minutes(folder: SiteFolder, minutes: int) -> None:
     now = int(time.time() * 1000) + minutes * 60_000
-    message = message_of(issued=now, expires=now + 1000)
+    reserved(folder, run="run-2", issued=now - 1000, expires=now)
+    message = message_of(run="run-2", issued=now, expires=now + 1000)
     assert answer_in(gate.answer(message, folder, ending_in(training())), folder).trained is not None
 
 
@@ -358,6 +368,7 @@ def test_the_same_round_of_the_same_model_is_answered_with_the_same_bytes_and_no
 
 
 def test_another_round_another_run_or_another_model_is_trained(folder: SiteFolder) -> None:
+    reserved(folder, run="run-2")
     gate.answer(message_of(), folder, ending_in(training(spoilt(0.5))))
     other = encode(MODEL_VALUES + np.float32(1), "fp32")
     body = instruction_of("train", bare_study(), other)
@@ -410,7 +421,8 @@ def test_a_run_starts_from_the_model_that_was_approved(folder: SiteFolder) -> No
 
 def test_an_approval_for_one_run_serves_one_run(folder: SiteFolder) -> None:
     approved(folder, bare_study(rounds=2), runs=1)
-    for run, code in (("run-1", None), ("run-2", "CONS-212"), ("run-1", None)):
+    reserved(folder, bare_study(rounds=2), run="run-2")
+    for run, code in (("run-2", None), ("run-3", "CONS-212"), ("run-2", None)):
         reply = gate.answer(message_of(study=bare_study(rounds=2), run=run), folder, ending_in(training()))
         answer = answer_in(reply, folder)
         assert (answer.refused.code if answer.refused else None) == code
@@ -432,7 +444,8 @@ def test_the_node_refuses_what_it_did_not_open_with_a_signature(folder: SiteFold
 @pytest.mark.parametrize("wire", ["fp32", "bf16"])
 def test_an_update_leaves_in_the_studys_format_with_its_digest(folder: SiteFolder, wire: str) -> None:
     update = np.linspace(-0.1, 0.1, 50, dtype=np.float32)
-    reply = gate.answer(message_of(study=bare_study(wire=wire)), folder, ending_in(training(update)))
+    reserved(folder, bare_study(wire=wire), run="run-2")
+    reply = gate.answer(message_of(study=bare_study(wire=wire), run="run-2"), folder, ending_in(training(update)))
     array = reply.content.array_records[UPDATE][FLAT].numpy()
     np.testing.assert_array_equal(array, encode(update, wire), strict=True)  # type: ignore[arg-type]
     assert answer_in(reply, folder).update_digest == flat_digest(array)

@@ -1,0 +1,291 @@
+"""The hospital's ledger: every entry is on disk before the act that it announces. The entries stay in the hospital.
+
+ledger.jsonl   one signed entry a line (shared.ledger), mode 0600, only ever appended to
+ledger.head    where it ended last, signed: a ledger that does not reach so far was cut off, or comes from an old backup
+ledger.lock    held while one entry is written
+
+What the head covers was verified when it was written: of these bytes only the SHA-256 is looked at again. An instruction is a process
+of its own, so verifying every signature each time would make rounds slower as the ledger grows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypedDict
+
+from client.site_folder import SiteFolder
+from client.withdrawn import Tags
+from shared.errors import LedgerError, SignatureError, StorageError
+from shared.ledger.chain import (
+    Chain,
+    Head,
+    payloads_holding,
+    read_chain,
+    read_head,
+    require_sound,
+    seal_head,
+)
+from shared.ledger.entries import ENTRY, Entry, Genesis, entry_of
+from shared.ledger.rules import Rules, RunOnLedger
+from shared.private_file import write_private
+from shared.signing import SigningKey, payload_digest, seal, unseal
+
+log = logging.getLogger("consilium.site")
+
+_FILE, _HEAD, _LOCK = "ledger.jsonl", "ledger.head", "ledger.lock"
+
+
+class Place(TypedDict):
+    """Where and when an entry stands."""
+
+    seq: int
+    prev: str | None
+    at: str
+
+
+@dataclass(slots=True)
+class OpenLedger:
+    """The ledger while its lock is held. `rules` know the cohorts and one run; `add` entries, then `write` them."""
+
+    folder: SiteFolder
+    key: SigningKey
+    rules: Rules
+    seq: int
+    digest: str | None
+    whole: bytes
+    _lines: list[str] = field(default_factory=list)
+
+    def place(self) -> Place:
+        """Of the next entry."""
+        return Place(seq=self.seq, prev=self.digest, at=datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def run(self, name: str) -> RunOnLedger | None:
+        return self.rules.runs.get(name)
+
+    def add(self, entry: Entry) -> None:
+        """Raises LedgerError where it may not come next."""
+        if (problem := self.rules.problem(entry)) is not None:
+            raise LedgerError(f"{self.folder.path / _FILE}: {problem}")
+        self.rules.take(entry)
+        line = seal(ENTRY, entry.model_dump(mode="json"), self.key)
+        self._lines.append(line)
+        self.seq, self.digest = entry.seq + 1, payload_digest(unseal(line, ENTRY, self.key.public))
+
+    def write(self) -> None:
+        """On disk when this returns; nothing of what was added is, where it raises StorageError for the ledger itself."""
+        if not self._lines or self.digest is None:
+            return
+        block = "".join(f"{line}\n" for line in self._lines).encode()
+        _append(self.folder.path / _FILE, len(self.whole), block)
+        self.whole, self._lines = self.whole + block, []
+        _write_head(self.folder, self.key, self.seq - 1, self.digest, self.whole)
+
+
+@contextlib.contextmanager
+def open_ledger(folder: SiteFolder, run: str) -> Iterator[OpenLedger]:
+    """To write of `run`; begun with GENESIS where there is none yet.
+
+    Raises LedgerError where it is not sound, is shorter than it was, or belongs to another key; StorageError, InputError.
+    """
+    with _locked(folder):
+        key = folder.signing_key()
+        ledger = _opened(folder, key, run)
+        tags = Tags.of(folder)
+        commitment = hashlib.sha256(tags.key).hexdigest()
+        if ledger.rules.genesis is None:
+            ledger.add(
+                Genesis(**ledger.place(), site=folder.profile().site, key=str(key.public), tag_key_digest=commitment)
+            )
+            ledger.write()
+        elif ledger.rules.genesis.tag_key_digest != commitment:
+            raise LedgerError(
+                f"{folder.path / 'keys' / 'withdrawal.key'}: not the key that the ledger was begun with, so patients would not be known "
+                "again; put the right one back"
+            )
+        yield ledger
+
+
+def read_ledger(folder: SiteFolder) -> tuple[Chain, bytes] | None:
+    """The whole ledger, every signature verified, and its bytes up to the last whole entry; None where nothing was entered yet.
+
+    Raises LedgerError, StorageError, InputError.
+    """
+    folder.profile()
+    with _locked(folder):
+        key = folder.signing_key()
+        data, head = _read(folder), _head(folder, key)
+        if not data and head is None:
+            return None
+        chain = _verified(folder, key, data, head)
+        return chain, data[: len(data) - len(chain.torn)]
+
+
+def accept_as_newest(folder: SiteFolder) -> int:
+    """Write the head anew where it was lost: the number of entries from which the ledger goes on.
+
+    Raises LedgerError where the ledger is not sound, or a head is there: an older ledger is never accepted against it.
+    """
+    with _locked(folder):
+        key = folder.signing_key()
+        if _head(folder, key) is not None:
+            raise LedgerError(f"{folder.path / _HEAD}: is there; only in the place of a lost one is a new one written")
+        data = _read(folder)
+        chain = read_chain(data)
+        _require_ours(chain, key, folder)
+        last = chain.links[-1]
+        _write_head(folder, key, last.entry.seq, last.digest, data[: len(data) - len(chain.torn)])
+        return len(chain.links)
+
+
+def _opened(folder: SiteFolder, key: SigningKey, run: str) -> OpenLedger:
+    data, head = _read(folder), _head(folder, key)
+    whole = data[: data.rfind(b"\n") + 1]
+    torn = data[len(whole) :]
+    if torn:
+        log.warning(
+            "the last line of the ledger was cut off while it was written: it is dropped, its act had not begun"
+        )
+    if head is not None and len(whole) == head.size and hashlib.sha256(whole).hexdigest() == head.sha256:
+        return OpenLedger(folder, key, _rules_of(whole, run), head.seq + 1, head.digest, whole)
+    if not whole and head is None:
+        return OpenLedger(folder, key, Rules(), 0, None, b"")
+    chain = _verified(folder, key, data, head)
+    last = chain.links[-1]
+    _write_head(folder, key, last.entry.seq, last.digest, whole)
+    return OpenLedger(folder, key, chain.rules, last.entry.seq + 1, last.digest, whole)
+
+
+def _rules_of(whole: bytes, run: str) -> Rules:
+    """Of what the head covers: what all runs need to know, and this run."""
+    rules = Rules()
+    for payload in payloads_holding(whole, ('"type":"GENESIS"', '"type":"COHORT"', f'"run":"{run}"')):
+        said = json.loads(payload)
+        if said["type"] in ("GENESIS", "COHORT") or said.get("run") == run:
+            rules.take(entry_of(payload))
+    return rules
+
+
+def _verified(folder: SiteFolder, key: SigningKey, data: bytes, head: Head | None) -> Chain:
+    """Every signature. Raises LedgerError."""
+    chain = read_chain(data)
+    path = folder.path / _FILE
+    if head is None:
+        if len(chain.links) > 1:
+            raise LedgerError(
+                f"{folder.path / _HEAD}: missing, so nobody knows whether {path} is the newest; put it back, or, where the ledger is "
+                "surely complete, run consilium-site ledger with --accept-as-newest"
+            )
+    elif head.seq >= len(chain.links) and not chain.faults:
+        found = f"ends with entry {len(chain.links) - 1}" if chain.links else "is gone or empty"
+        raise LedgerError(
+            f"{path}: {found}, but entry {head.seq} was written: it is an older copy, or its end was cut off. Put the newest copy back; "
+            "with the older one, patients would be charged for less than was released"
+        )
+    _require_ours(chain, key, folder)
+    if head is not None and chain.links[head.seq].digest != head.digest:
+        raise LedgerError(
+            f"{path}: entry {head.seq} is another than the one that was written (ledger.head): the history was written anew; put the "
+            "newest untouched copy back"
+        )
+    return chain
+
+
+def _require_ours(chain: Chain, key: SigningKey, folder: SiteFolder) -> None:
+    path = folder.path / _FILE
+    site = folder.profile().site
+    require_sound(chain, str(path))
+    if not chain.links:
+        raise LedgerError(f"{path}: holds no entry; put the newest copy back")
+    if chain.key is None or chain.key.raw != key.public.raw or chain.genesis.site != site:
+        raise LedgerError(
+            f"{path}: the ledger of {chain.genesis.site} under another key than keys/signing.key; put this site's own back"
+        )
+
+
+def _read(folder: SiteFolder) -> bytes:
+    path = folder.path / _FILE
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as problem:
+        raise LedgerError(f"{path}: can't be read: {problem.strerror or problem}") from None
+
+
+def _head(folder: SiteFolder, key: SigningKey) -> Head | None:
+    path = folder.path / _HEAD
+    try:
+        return read_head(path.read_text(encoding="utf-8"), key.public)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, SignatureError, LedgerError) as problem:
+        raise LedgerError(
+            f"{path}: can't be used ({problem}); put the newest copy back, or remove it where the ledger surely is complete and run "
+            "consilium-site ledger with --accept-as-newest"
+        ) from None
+
+
+def _write_head(folder: SiteFolder, key: SigningKey, seq: int, digest: str, whole: bytes) -> None:
+    head = Head(seq=seq, digest=digest, size=len(whole), sha256=hashlib.sha256(whole).hexdigest())
+    write_private(folder.path / _HEAD, seal_head(head, key).encode() + b"\n")
+
+
+def _append(path: Path, size: int, block: bytes) -> None:
+    """After `size` bytes, on disk; what stood there (a line that was cut off) is gone. Raises StorageError with the file as before."""
+    new = not path.exists()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(handle, size)
+            _write_all(handle, size, block)
+            os.fsync(handle)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(handle, size)
+            raise
+        finally:
+            os.close(handle)
+        if new:
+            _sync_folder(path.parent)
+    except OSError as problem:
+        raise StorageError(
+            f"{path}: can't be written: {problem.strerror or problem}; nothing leaves that is not on record"
+        ) from None
+
+
+def _write_all(handle: int, place: int, block: bytes) -> None:
+    written = 0
+    while written < len(block):
+        written += os.pwrite(handle, block[written:], place + written)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _locked(folder: SiteFolder) -> Iterator[None]:
+    """One process at a time; the kernel lets go when the holder dies. Raises StorageError."""
+    path = folder.path / _LOCK
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as problem:
+        raise StorageError(f"{path}: can't be opened: {problem.strerror or problem}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
