@@ -9,6 +9,7 @@ Whatever is not as it was when a person looked at it asks that person again.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -261,7 +262,8 @@ def bring_weights(study: Study, source_folder: Path, target_folder: Path) -> dic
         shutil.copyfile(source, hidden)
         hidden.replace(target)
     except OSError as problem:
-        hidden.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            hidden.unlink(missing_ok=True)
         raise StorageError(f"{target}: can't be written: {problem.strerror or problem}") from None
     return {weights.file: found}
 

@@ -26,8 +26,17 @@ Confirm = Callable[[PublicKey], bool]
 
 
 def write_request(folder: SiteFolder, out: Path) -> JoinRequest:
-    """Write the signed join request: public keys, and a certificate request for the gateway. Raises InputError, DocumentError."""
+    """Write the signed join request: public keys, and a certificate request for the gateway.
+
+    Raises InputError where a key is missing or no pair, StorageError.
+    """
     profile, key = folder.profile(), folder.signing_key()
+    public = folder.path / "keys" / "signing.pub"
+    if _read_text(public).strip() != str(key.public):
+        raise InputError(
+            f"{public}: not the public key of {public.with_suffix('.key')}; restore both from one backup, or make a new folder with "
+            "`consilium-site init`"
+        )
     request = JoinRequest(
         site=profile.site,
         title=profile.title,
@@ -131,6 +140,8 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as problem:
         raise InputError(f"{path}: can't be read: {problem.strerror or problem}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected a public key, but it is no text file") from None
 
 
 def _now() -> str:

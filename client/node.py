@@ -27,6 +27,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
 from client.proxies import except_this_machine
 from client.site_folder import SiteFolder
 from shared.errors import ConsiliumError, InputError, ProcessError
@@ -55,10 +59,11 @@ def run_node(
     """Connect to `superlink` (host:port) and work until told to stop; ends only by a signal or with an error.
 
     Address and CA certificate are those of the admission where they are not given. `any_release` is the development override.
-    Raises InputError where the folder has not joined or `ca` is no file, ProcessError where a node works in this folder already or
-    another program took the executor's port, RevokedError where the coordinator does not admit the node.
+    Raises InputError where the node's key is missing or none, the folder has not joined or `ca` is no file, ProcessError where a node
+    works in this folder already or another program took the executor's port, RevokedError where the coordinator does not admit the node.
     """
     profile = folder.profile()
+    _require_node_key(folder.node_key)
     address = superlink or folder.coordinator().address
     certificate = ca or folder.ca
     if not certificate.is_file():
@@ -88,6 +93,22 @@ def run_node(
             executor.end()
         ending.tell()
         raise ProcessError("Flower's SuperNode ended by itself; the lines above say why")
+
+
+def _require_node_key(path: Path) -> None:
+    """Flower would end with a traceback."""
+    try:
+        key = load_ssh_private_key(path.read_bytes(), None)
+        trouble = "" if isinstance(key, ec.EllipticCurvePrivateKey) else "a key of another kind"
+    except OSError as problem:
+        trouble = problem.strerror or str(problem)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        trouble = "not a private key in OpenSSH form, or damaged"
+    if trouble:
+        raise InputError(
+            f"{path}: the node's key can't be used: {trouble}; restore it from the backup, or make a new folder with `consilium-site init` "
+            "and let the coordinator admit it with --replace"
+        )
 
 
 @contextlib.contextmanager

@@ -76,7 +76,10 @@ def find_publication(folder: SiteFolder, prefix: str) -> Publication:
     """The received publication whose study's digest begins so. Raises InputError."""
     digits = prefix.lower()
     if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}", digits):
-        raise InputError(f"'{prefix}': expected at least the first {SHORTEST_PREFIX} digits of a study's digest")
+        raise InputError(
+            f"'{prefix}': no such file, and no digest: expected the file from the coordinator, or at least the first {SHORTEST_PREFIX} "
+            "digits of a study's digest"
+        )
     known = publications(folder)
     found = [one for one in known if one.study_digest.startswith(digits)]
     if len(found) != 1:

@@ -15,6 +15,7 @@ ledger.jsonl         everything that was released (`client.ledger`); ledger.head
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -153,7 +154,8 @@ class SiteFolder:
             hidden.write_text(progress.model_dump_json())
             hidden.replace(target)
         except OSError:
-            hidden.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                hidden.unlink(missing_ok=True)
 
     def progress(self) -> Progress | None:
         try:

@@ -119,7 +119,8 @@ def _create(folder: SiteFolder) -> None:
     except OSError as problem:
         raise StorageError(f"{path}: can't be written: {problem.strerror or problem}") from None
     finally:
-        hidden.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            hidden.unlink(missing_ok=True)
 
 
 def _read(folder: SiteFolder) -> _File | None:

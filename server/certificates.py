@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from shared.atomic_file import write_atomic
 from shared.errors import DocumentError, InputError
 from shared.private_file import write_private
 
@@ -45,7 +46,7 @@ class Authority:
     def create(cls, folder: Path, name: str, *, days: int = AUTHORITY_DAYS) -> Authority:
         """Make it; `name` is what people see in the certificate. Raises StorageError."""
         key = ec.generate_private_key(ec.SECP384R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name.encode()[:64].decode(errors="ignore"))])
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         start, end = _period(days)
         certificate = (
@@ -56,7 +57,7 @@ class Authority:
             .sign(key, hashes.SHA384())
         )
         write_private(folder / "ca.key", _private_pem(key))
-        (folder / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        write_atomic(folder / "ca.crt", certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
         return cls(certificate, key)
 
     @classmethod
@@ -72,14 +73,18 @@ class Authority:
         return cls(certificate, key)
 
     def issue_server(self, folder: Path, hosts: Sequence[str], *, days: int = ISSUED_DAYS) -> ServerCertificates:
-        """`server.pem` and `server.key` for host names or addresses, replacing those that are there. Raises StorageError."""
+        """`server.pem` and `server.key` for host names or addresses, replacing those that are there.
+
+        Raises InputError where one can't be a server's name, StorageError.
+        """
+        require_hosts(hosts)
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
-        builder = self._builder(hosts[0], key.public_key(), days, ExtendedKeyUsageOID.SERVER_AUTH)
+        builder = self._builder(hosts[0][:64], key.public_key(), days, ExtendedKeyUsageOID.SERVER_AUTH)
         certificate = builder.add_extension(alternatives, critical=False).sign(self.key, hashes.SHA384())
         paths = ServerCertificates(folder / "ca.crt", folder / "server.pem", folder / "server.key")
         write_private(paths.key, _private_pem(key))
-        paths.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        write_atomic(paths.certificate, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
         return paths
 
     def issue_client(self, request_pem: str, site: str, *, days: int = ISSUED_DAYS) -> x509.Certificate:
@@ -118,6 +123,16 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         )
+
+
+def require_hosts(hosts: Iterable[str]) -> None:
+    """Raises InputError where one can't be the name or address of a server, in a certificate or in nginx's configuration."""
+    for host in hosts:
+        plain = host.isascii() and host.isprintable() and not any(sign in host for sign in " ;{}\"'$\\~")
+        if not host or not plain or (":" in host and not isinstance(_general_name(host), x509.IPAddress)):
+            raise InputError(
+                f"'{host}' can't be a name of this server: expected a host name, as in fl.example.org, or an address, without a port"
+            )
 
 
 def write_certificates(folder: Path, hosts: Sequence[str], *, days: int = ISSUED_DAYS) -> ServerCertificates:

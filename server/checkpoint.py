@@ -5,6 +5,7 @@ A round's folder appears under its final name only when it is complete: it is fi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -183,7 +184,8 @@ def _save(path: Path, flat: Flat, manifest: Manifest) -> None:
         # One entry: of several, safetensors writes the order at random, and equal models should be equal files.
         save_file(unflatten(flat, manifest), path, metadata={"digest": flat_digest(flat)})
     except SafetensorError as problem:  # safetensors wraps the operating system's error
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
         raise OSError(str(problem)) from None
 
 

@@ -42,7 +42,8 @@ def only_one_up(home: Home) -> Iterator[None]:
         try:
             yield
         finally:
-            (home.path / RECORD).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (home.path / RECORD).unlink(missing_ok=True)
 
 
 def tell_up(home: Home, record: UpRecord) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from server.certificates import require_hosts
 from server.home import Home
 from server.joining import write_revocation_list
 from shared.errors import InputError, ProcessError
@@ -188,6 +189,5 @@ def _indented(text: str) -> str:
 
 
 def _server_name(host: str) -> str:
-    if not host or any(sign in host for sign in " ;{}\"'$\\\n\r~"):
-        raise InputError(f"coordinator.json: '{host}' can't be a name of this server")
+    require_hosts([host])
     return f"[{host}]" if ":" in host else host

@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from server.certificates import Authority, ServerCertificates
+from server.certificates import Authority, ServerCertificates, require_hosts
 from server.registry import Registry
 from server.run_folder import RunFolder, write_atomic
 from shared.errors import InputError, StorageError
@@ -57,18 +57,23 @@ class Home:
     ) -> Home:
         """Make the folder with its authority, server certificate and signing key.
 
-        Raises InputError where it already is one, StorageError where it can't be written.
+        Raises InputError where it already is one, or the federation or a host can't be called so, StorageError where it can't be written.
         """
         home = cls(path)
         if (path / "coordinator.json").exists():
             raise InputError(f"{path}: already is a coordinator's folder; choose another, or remove it first")
+        if not federation.strip() or len(federation) > 200:
+            raise InputError(
+                f"--federation: expected a name of 1 to 200 characters, but got {len(federation.strip())} characters"
+            )
+        names = list(dict.fromkeys([*hosts, *LOOPBACK]))
+        require_hosts(names)
         try:
             for name in ("keys", "sites", "studies", "runs", "flwr", "logs"):
                 (path / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             path.chmod(0o700)
         except OSError as problem:
             raise StorageError(f"{path}: can't be made a coordinator's folder: {problem.strerror or problem}") from None
-        names = list(dict.fromkeys([*hosts, *LOOPBACK]))
         authority = Authority.create(home.keys, f"Consilium: {federation}")
         authority.issue_server(home.keys, names)
         SigningKey.create(home.keys / "signing.key")

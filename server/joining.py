@@ -73,7 +73,7 @@ def admit(home: Home, applicant: Applicant, out: Path, *, replace: bool = False)
     """Put the site into the registry, register its node, and write its admission, with a fresh client certificate, to `out`.
 
     Raises InputError where the site is known with other keys and `replace` is not set, DocumentError where a key was revoked or
-    belongs to another site.
+    belongs to another site, StorageError.
     """
     request = applicant.request
     certificate = home.authority().issue_client(request.certificate_request, request.site)

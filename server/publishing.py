@@ -41,7 +41,7 @@ def publish(home: Home, study_path: Path, out: Path, *, runs: int = 1, expires: 
     """Sign the study with all that an approval binds: its digest, the starting model, this release, number of runs, last day.
 
     Written to the coordinator's folder and to `out`; starting weights that the study names in a file are copied beside both.
-    Raises StudyError, WeightsError, InputError (a last day that has passed), DocumentError, StorageError.
+    Raises StudyError, WeightsError, InputError (a last day that has passed), StorageError.
     """
     record, key = home.record(), home.signing_key()
     last = expires if expires is not None else today() + timedelta(days=DEFAULT_DAYS)

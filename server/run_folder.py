@@ -13,10 +13,7 @@ runs/NAME/
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -25,29 +22,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from shared.atomic_file import write_atomic as write_atomic
 from shared.errors import RunFolderError, StorageError
 from shared.run_records import Event, FinalRecord, RoundRecord, RunRecord, State
 from shared.study import Study, study_from_data
 
 Record = TypeVar("Record", bound=BaseModel)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` holds either its old content or all of the new. Raises StorageError."""
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
-    except OSError as problem:
-        raise StorageError(f"{path}: can't be written: {problem.strerror or problem}") from None
 
 
 class RunFolder:

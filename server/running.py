@@ -171,6 +171,17 @@ def runs_of(home: Home) -> list[RunFolder]:
     return [folder for _, _, folder in sorted(begun, key=lambda one: one[:2])]
 
 
+def unreadable_runs(home: Home) -> dict[str, str]:
+    """Runs whose record can't be read, by name, and why: they are in no list, and must not vanish without a word."""
+    found: dict[str, str] = {}
+    for path in sorted((home.path / "runs").glob("*/run.json")):
+        try:
+            RunFolder(path.parent).run()
+        except RunFolderError as problem:
+            found[path.parent.name] = str(problem)
+    return found
+
+
 def existing_run(home: Home, name: str) -> RunFolder:
     """Raises RunFolderError where there is no run of this name, saying which there are."""
     home.record()

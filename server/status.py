@@ -16,7 +16,7 @@ from server.live import LiveView, clock
 from server.publishing import launched, publications
 from server.run_folder import RunFolder
 from server.run_progress import EventTail, RunProgress, SiteState
-from server.running import Standing, runs_of, standing
+from server.running import Standing, runs_of, standing, unreadable_runs
 from server.sites import SiteRow, site_rows
 from server.superlink import Control
 from shared.errors import ConsiliumError
@@ -80,6 +80,7 @@ class Status(Strict):
     sites: list[SiteRow]
     studies: list[PublishedStudy]
     runs: list[RunStatus]
+    unreadable: dict[str, str] = Field(description="runs whose record is damaged, and what is wrong with it")
 
 
 def status_of(home: Home) -> Status:
@@ -96,7 +97,7 @@ def status_of(home: Home) -> Status:
         at=time.time(), federation=record.federation, address=record.address,
         fingerprint=home.signing_key().public.spoken, up=up is not None,
         up_since=up.started if up is not None else None, port=up.port if up is not None else None, trouble=trouble,
-        sites=sites, studies=_studies(home), runs=runs,
+        sites=sites, studies=_studies(home), runs=runs, unreadable=unreadable_runs(home),
     )  # fmt: skip
 
 
@@ -139,8 +140,10 @@ def print_status(status: Status, console: Console) -> None:
             console,
             f"study {study.study} {study.digest[:12]}: {left} of {study.runs} runs left, until {study.expires}",
         )
+    for name, why in status.unreadable.items():
+        _say(console, f"run {name} can't be listed: {why}")
     if not status.runs:
-        _say(console, "no run yet")
+        _say(console, "no run that can be read" if status.unreadable else "no run yet")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("run", "is", "round"):

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from shared.atomic_file import write_atomic
 from shared.errors import DocumentError, SignatureError
 from shared.release import Release
 from shared.signing import KeyText, PublicKey, SigningKey, seal, unseal, unseal_self_signed
@@ -85,11 +86,9 @@ _KINDS: dict[type[Strict], str] = {JoinRequest: "join-request", Admission: "admi
 
 
 def write_document(path: Path, document: Strict, key: SigningKey) -> None:
-    """Sign and write it. Raises DocumentError where the file can't be written."""
-    try:
-        path.write_text(seal(_KINDS[type(document)], document.model_dump(mode="json"), key) + "\n", encoding="utf-8")
-    except OSError as problem:
-        raise DocumentError(f"{path}: can't be written: {problem.strerror or problem}") from None
+    """Sign and write it, atomically. Raises StorageError."""
+    text = seal(_KINDS[type(document)], document.model_dump(mode="json"), key) + "\n"
+    write_atomic(path, text.encode(), mode=0o644)
 
 
 def read_document(path: Path, schema: type[Document], key: PublicKey) -> Document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -19,5 +20,6 @@ def write_private(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         hidden.replace(path)
     except OSError as problem:
-        hidden.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            hidden.unlink(missing_ok=True)
         raise StorageError(f"{path}: can't be written: {problem.strerror or problem}") from None

@@ -64,7 +64,7 @@ class Profile(Strict):
 
     format: Literal["consilium/profile/1"] = Field(alias="schema")
     site: Name
-    title: str
+    title: str = Field(max_length=200)
     data: SiteData
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: int | None = Field(default=None, ge=1, description="CPU threads; None shares the machine's cores evenly")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.atomic_file import write_atomic
 from shared.errors import InputError, NotInstalledError, ProcessError, StorageError
 
 _NVIDIA = ("char-nvidia", "char-nvidia-frontend", "char-nvidia-uvm", "char-nvidia-caps", "char-nvidia-modeset")
@@ -156,9 +158,9 @@ def write_units(texts: Mapping[str, str], folder: Path) -> list[Path]:
         path = folder / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
         except OSError as problem:
             raise StorageError(f"{path}: can't be written: {problem.strerror or problem}") from None
+        write_atomic(path, text.encode(), mode=0o644)
         written.append(path)
     return written
 
@@ -166,12 +168,13 @@ def write_units(texts: Mapping[str, str], folder: Path) -> list[Path]:
 def installation(units: Sequence[Path], folder: Path, user: str) -> str:
     """What a person with rights on the machine does with these unit files, line by line."""
     names = " ".join(unit.name for unit in units)
+    account, home = shlex.quote(user), shlex.quote(str(folder.absolute()))
     return "\n".join(
         [
             "Written; to install, as root:",
-            f"    id {user} || useradd --system --home-dir {folder.absolute()} --shell /usr/sbin/nologin {user}",
-            f"    chown -R {user}: {folder.absolute()}",
-            f"    cp {' '.join(str(unit.absolute()) for unit in units)} /etc/systemd/system/",
+            f"    id {account} || useradd --system --home-dir {home} --shell /usr/sbin/nologin {account}",
+            f"    chown -R {account}: {home}",
+            f"    cp {' '.join(shlex.quote(str(unit.absolute())) for unit in units)} /etc/systemd/system/",
             "    systemctl daemon-reload",
             f"    systemctl enable --now {names}",
             f"What they say: journalctl -u {units[0].name}",

@@ -48,7 +48,8 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         with contextlib.suppress(OSError):
             stream.close()
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 

@@ -18,7 +18,7 @@ from client.phantom.cases import Case, plan_cases
 from client.phantom.patient_files import write_patient
 from client.phantom.scanners import SCANNERS, Scanner
 from client.phantom.tables import TEST_TABLE, TRAIN_TABLE, Row, table_text
-from shared.errors import InputError
+from shared.errors import InputError, StorageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ def write_phantom(
 
     Raises:
         InputError: an argument is out of range, or `root` is a file or a folder that is not empty.
+        StorageError: the disk is full, or nothing may be written there.
     """
     preset = _checked(root, patients=patients, seed=seed, scanner=scanner, prevalence=prevalence, workers=workers)
     share = preset.prevalence if prevalence is None else prevalence
@@ -123,13 +124,18 @@ def _write_one(root: Path, scanner: str, identity: str, case: Case) -> tuple[Row
 @contextmanager
 def _complete_or_absent(root: Path) -> Iterator[Path]:
     """A folder beside `root` that takes its name at the end; an error or an interrupt leaves nothing behind."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.partial-") as beside:
-        # The inner folder gets the ordinary permissions of the user, not the 0700 of a temporary one.
-        building = Path(beside) / "phantom"
-        building.mkdir()
-        yield building
-        try:
-            building.rename(root)
-        except OSError as error:
-            raise InputError(f"{root}: can't put the finished phantom in place ({error.strerror}).") from error
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=root.parent, prefix=f".{root.name}.partial-", ignore_cleanup_errors=True
+        ) as beside:
+            # The inner folder gets the ordinary permissions of the user, not the 0700 of a temporary one.
+            building = Path(beside) / "phantom"
+            building.mkdir()
+            yield building
+            try:
+                building.rename(root)
+            except OSError as error:
+                raise InputError(f"{root}: can't put the finished phantom in place ({error.strerror}).") from error
+    except OSError as problem:
+        raise StorageError(f"{root}: can't be written: {problem.strerror or problem}") from None

@@ -49,7 +49,8 @@ def write_bundle(run_dir: Path, target: Path) -> list[str]:
                     shutil.copyfileobj(source, written, 1 << 20)
         partial.replace(target)
     except OSError as problem:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise InputError(f"{target}: can't be written: {problem.strerror or problem}") from None
     return names
 

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shared.atomic_file import write_atomic
 from shared.command import run_command
-from shared.errors import InputError
 
 app = typer.Typer(
     name="consilium-audit",
@@ -59,7 +59,7 @@ def verify(
     if html is not None:
         from shared.audit import page  # its templates cost a tenth of a second
 
-        write_text(html, page.render(files, checks, trusted))
+        write_atomic(html, page.render(files, checks, trusted).encode(), mode=0o644)
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
@@ -141,14 +141,6 @@ def ledger(
             console.print(said, soft_wrap=True, markup=False, highlight=False)
         console.print(summary(checks))
     raise typer.Exit(exit_status(checks))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Raises InputError where it can't be written."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise InputError(f"{path}: can't be written: {problem.strerror or problem}") from None
 
 
 @app.command()

@@ -133,7 +133,7 @@ class Reserve(_Entry):
     study_name: Name
     study_digest: Sha256
     cohort: Sha256
-    rounds: int = Field(ge=1)
+    rounds: int = Field(ge=0)
     mechanism: Mechanism = Field(description="of each round")
 
 

@@ -177,6 +177,14 @@ def test_one_changed_byte_is_noticed(
         read_for(folder, path)
 
 
+def test_a_request_is_not_signed_with_half_a_pair(folder: SiteFolder, tmp_path: Path) -> None:
+    other = SigningKey.create(tmp_path / "other.key")
+    (folder.path / "keys" / "signing.pub").write_text(f"{other.public}\n")
+    with pytest.raises(InputError, match=r"signing\.pub: not the public key of .*signing\.key"):
+        write_request(folder, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+
+
 # -- the commands ------------------------------------------------------------------------------------------------------
 
 

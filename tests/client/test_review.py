@@ -122,6 +122,11 @@ def test_a_study_is_found_by_eight_digits_of_its_digest(
         find_publication(folder, prefix)
 
 
+def test_a_file_that_is_not_there_is_told(folder: SiteFolder) -> None:
+    with pytest.raises(InputError, match=r"nothere\.study\.json': no such file"):
+        RUN.invoke(app, ["approve", str(folder.path), "./nothere.study.json"], catch_exceptions=False)
+
+
 def test_the_state_follows_what_was_said(folder: SiteFolder, key: SigningKey, tmp_path: Path) -> None:
     one = receive(folder, published(tmp_path / "study.json", key, runs=1))
     other_code = OWN.model_copy(update={"code_digest": "0" * 64})

@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
+from client.node import run_node
 from client.site_folder import Progress, SiteFolder
 from shared.errors import InputError
 from shared.profile import Profile
@@ -62,3 +63,12 @@ def test_progress_is_what_was_shown_last(folder: SiteFolder) -> None:
         folder.show_progress(Progress(phase="train", done=done, total=2, loss=0.5))
     assert folder.progress() == Progress(phase="train", done=2, total=2, loss=0.5)
     assert not [path for path in folder.path.iterdir() if path.name.startswith("progress.") and path.suffix != ".json"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage", b"\xff\xfe"])
+def test_a_node_whose_key_is_lost_or_damaged_does_not_start(folder: SiteFolder, content: bytes | None) -> None:
+    folder.node_key.unlink()
+    if content is not None:
+        folder.node_key.write_bytes(content)
+    with pytest.raises(InputError, match=r"node\.key: the node's key can't be used: .* restore it .* --replace"):
+        run_node(folder, "127.0.0.1:1", folder.ca)

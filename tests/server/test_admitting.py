@@ -90,6 +90,39 @@ def test_a_folder_is_made_once(coordinator: Coordinator) -> None:
         coordinator("init", "--federation", "other", "--host", "h")
 
 
+NO_HOSTS = ["", "a b", "bad host!", "a;b", "fl.müller.de", "fl.example.org:443"]
+
+
+@pytest.mark.parametrize(
+    ("federation", "host"), [*(("f", host) for host in NO_HOSTS), ("", "h"), (" ", "h"), ("x" * 201, "h")]
+)
+def test_a_host_or_a_federation_that_can_not_be_called_so_makes_no_folder(
+    tmp_path: Path, federation: str, host: str
+) -> None:
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "new"), "--federation", federation, "--host", host])
+    assert isinstance(result.exception, InputError)
+    assert not (tmp_path / "new").exists()
+
+
+def test_names_longer_than_a_certificates_subject_are_cut_there_and_nowhere_else(tmp_path: Path) -> None:
+    host = f"{'a' * 60}.example.org"
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "new"), "--federation", "ä" * 200, "--host", host])
+    assert result.exit_code == 0, result.exception
+    assert Home(tmp_path / "new").record().federation == "ä" * 200
+    made = x509.load_pem_x509_certificate((tmp_path / "new" / "keys" / "server.pem").read_bytes())
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert host in names.get_values_for_type(x509.DNSName)
+
+
+@pytest.mark.parametrize("host", NO_HOSTS)
+def test_a_renewal_for_what_is_no_host_changes_nothing(coordinator: Coordinator, host: str) -> None:
+    files = (*coordinator.home.keys.iterdir(), coordinator.home.path / "coordinator.json")
+    before = {path: path.read_bytes() for path in files}
+    with pytest.raises(InputError, match="can't be a name of this server"):
+        coordinator("renew", "--host", host)
+    assert {path: path.read_bytes() for path in files} == before
+
+
 @pytest.mark.parametrize("address", ["fl.example.org", "fl.example.org:x", ":443", "h:0", "h:70000"])
 def test_an_address_without_a_port_is_no_address(tmp_path: Path, address: str) -> None:
     result = CliRunner().invoke(

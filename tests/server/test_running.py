@@ -243,3 +243,9 @@ def test_a_report_takes_a_runs_folder_or_its_name(home: Home, folder: RunFolder)
     assert (folder.path / "report.json").exists()
     with pytest.raises(ConsiliumError, match="say which run"):
         command(home, "report")
+
+
+def test_a_run_whose_record_is_damaged_is_told_of_and_not_dropped(home: Home, folder: RunFolder) -> None:
+    (folder.path / "run.json").write_text("{]")
+    assert "run one can't be listed" in command(home, "status")
+    assert list(json.loads(command(home, "status", "--json"))["unreadable"]) == ["one"]

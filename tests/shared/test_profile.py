@@ -69,6 +69,7 @@ def test_a_variable_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest
         ({"site": None}, "key 'site' is missing"),
         ({"site": "Anna Hospital"}, "should match pattern"),
         ({"device": "gpu"}, "but got 'gpu'"),
+        ({"title": "x" * 201}, "title"),
         ({"threads": 0}, "but got 0"),
         ({"policy": {"maximum_update_norm": 0}}, "policy.maximum_update_norm"),
         ({"data": data(synthetic="perhaps")}, "data.synthetic"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import InputError, NotInstalledError, ProcessError
-from shared.systemd_unit import Unit, verify, write_units
+from shared.systemd_unit import Unit, installation, verify, write_units
 
 HAVE = shutil.which("systemd-analyze") is not None
 needs_systemd = pytest.mark.skipif(
@@ -148,3 +149,11 @@ def test_a_line_break_never_gets_into_a_unit(tmp_path: Path) -> None:
 def test_a_description_in_any_language_stays_as_it_is() -> None:
     made = Unit("Klinikum Süd 100%", ["/bin/true"], "consilium", Path("/srv/x"))
     assert settings(made.text())["Description"] == ["Klinikum Süd 100%%"]
+
+
+def test_the_printed_commands_take_a_path_with_a_space_for_one_word() -> None:
+    lines = installation([Path("/srv/a b/x.service")], Path("/srv/a b; reboot"), "consilium").splitlines()
+    words = [shlex.split(line) for line in lines[1:4]]
+    assert words[0][words[0].index("--home-dir") + 1] == "/srv/a b; reboot"
+    assert words[1] == ["chown", "-R", "consilium:", "/srv/a b; reboot"]
+    assert words[2] == ["cp", "/srv/a b/x.service", "/etc/systemd/system/"]

@@ -10,7 +10,7 @@ import pytest
 
 from client.phantom import SCANNERS, write_phantom
 from client.phantom import site as phantom_site
-from shared.errors import InputError
+from shared.errors import InputError, StorageError
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -111,3 +111,18 @@ def test_the_presets_differ_in_image_and_population() -> None:
         assert len({getattr(scanner, field) for scanner in SCANNERS.values()}) == len(SCANNERS), field
     for scanner in SCANNERS.values():
         assert sum(scanner.encodings.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("step", ["mkdtemp", "write"])
+def test_a_folder_that_can_not_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def read_only(*_arguments: object, **_keywords: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(
+        *((phantom_site.tempfile, "mkdtemp") if step == "mkdtemp" else (phantom_site, "write_patient")), read_only
+    )
+    with pytest.raises(StorageError, match="site: can't be written: Read-only file system"):
+        write_phantom(tmp_path / "site", patients=1, seed=0, scanner="panel")
+    assert not list(tmp_path.iterdir())
