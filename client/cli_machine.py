@@ -68,9 +68,8 @@ def doctor(
     Example: consilium-site doctor /var/lib/consilium --page doctor.html
     """
     from client.doctor import Finding, examine
-    from client.doctor.page import page_of, verdict
+    from client.doctor.page import verdict, write_page
     from client.site_folder import SiteFolder
-    from shared.atomic_file import write_atomic
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
     console, aside = Console(), Console(stderr=True)
@@ -97,7 +96,7 @@ def doctor(
     else:
         _say(verdict(made))
     if page is not None:
-        write_atomic(page, page_of(made).encode(), mode=0o644)
+        write_page(made, page)
         if not as_json:
             _say(f"{page}: written; it names no patient, no image and no private key")
     if not made.healthy:

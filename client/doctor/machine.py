@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import shutil
 import socket
 import stat
@@ -90,6 +91,11 @@ def check_joined(visit: Visit) -> Finding:
     try:
         joined = visit.site.coordinator()
     except ConsiliumError:
+        if (visit.site.path / "coordinator.json").exists():
+            return JOINED.fault(
+                "coordinator.json is damaged, so nobody knows whom this site has joined",
+                "Put it back from the backup, or remove it and take the admission in again: consilium-site join FOLDER ADMISSION.",
+            )
         return JOINED.fault(
             "this site has not joined a coordinator yet",
             "Send the coordinator what consilium-site request writes, then consilium-site join with the admission that comes back.",
@@ -270,7 +276,7 @@ def _mentions(unit: Path, folder: str) -> bool:
 
 
 def _shown_folder(visit: Visit) -> str:
-    return str(visit.site.path) if visit.with_paths else "FOLDER"
+    return shlex.quote(str(visit.site.path)) if visit.with_paths else "FOLDER"
 
 
 #: Before and after the way to the coordinator.

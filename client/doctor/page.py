@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from client.doctor.examination import Examination
 from client.doctor.page_template import PAGE
-from shared.errors import StorageError
+from shared.atomic_file import write_atomic
 
 _WORDS = {"fault": "Fault", "warning": "Warning", "ok": "OK", "skipped": "Not checked"}
 
@@ -45,7 +45,4 @@ def verdict(examination: Examination) -> str:
 
 def write_page(examination: Examination, path: Path) -> None:
     """Raises StorageError."""
-    try:
-        path.write_text(page_of(examination), encoding="utf-8")
-    except OSError as problem:
-        raise StorageError(f"{path}: can't be written: {problem.strerror or problem}") from None
+    write_atomic(path, page_of(examination).encode(), mode=0o644)

@@ -685,6 +685,14 @@ def test_neither_page_nor_json_holds_a_key_or_a_path_of_the_data_unless_asked(
     assert "mammograms-of-ward-7" in page_of(with_paths) and "mammograms-of-ward-7" in with_paths.model_dump_json()
 
 
+def test_a_damaged_coordinators_file_is_not_taken_for_a_site_that_has_not_joined(
+    site: SiteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("connected"))
+    (site.path / "coordinator.json").write_text("{]")
+    assert "damaged" in look(site)["joined"].found
+
+
 def test_the_page_stands_alone_and_escapes_what_it_shows(
     site: SiteFolder, authority: Authority, tmp_path: Path
 ) -> None:
