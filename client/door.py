@@ -83,16 +83,26 @@ class Door:
         self._asked = {name: one for name, one in self._asked.items() if one.limit > time.monotonic()}
         self._asked[message.metadata.message_id] = _Request(message, limit)
 
+    def forget(self, message: Message) -> None:
+        """The message was not taken after all: no answer to it may leave, and none is waited for."""
+        self._asked.pop(message.metadata.message_id, None)
+
     def push(self, state: Any, object_store: Any, send: Callable[..., Any], push_object: Callable[..., None]) -> None:
-        """What Flower's `_push_messages` does: wait for the reply, and send it. Nothing is sent that was not checked."""
-        for reply in self._replies(state):
-            try:
-                outgoing = self._outgoing(reply, object_store)
-            finally:
-                state.delete_messages(message_ids=[reply.metadata.message_id, reply.metadata.reply_to_message_id])
-                object_store.delete(reply.metadata.message_id)
-            if outgoing is not None:
-                _send(outgoing, send, push_object)
+        """What Flower's `_push_messages` does: wait for the reply, and send it. Nothing is sent that was not checked.
+
+        It waits for the reply to what was asked: a task of a run that ended may still hand something over, and comes first.
+        """
+        while True:
+            for reply in self._replies(state):
+                try:
+                    outgoing = self._outgoing(reply, object_store)
+                finally:
+                    state.delete_messages(message_ids=[reply.metadata.message_id, reply.metadata.reply_to_message_id])
+                    object_store.delete(reply.metadata.message_id)
+                if outgoing is not None:
+                    _send(outgoing, send, push_object)
+            if not self._asked:
+                return
 
     def refusal(self, message: Message, code: str) -> Message | None:
         """A signed refusal of this message; None where this site can't sign."""

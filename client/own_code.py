@@ -160,6 +160,10 @@ def _guarded(
             log.exception("%s: a message could not be taken", code)
         else:
             trouble.restart()
+            if number is None and came is not None:  # its run ended while its pieces came; Flower leaves it half taken
+                door.forget(came)
+                given["state"].delete_messages(message_ids=[came.metadata.message_id])
+                given["object_store"].delete(came.metadata.message_id)
             return number
         refusal = door.refusal(came, code) if came is not None else None
         if came is None or refusal is None:

@@ -4,6 +4,7 @@ the process that did the work hands over."""
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import time
@@ -354,6 +355,26 @@ def test_a_task_that_never_answers_is_given_up_when_the_coordinator_no_longer_wa
     hospital.hand_over(Message(content_of(signed(hospital)), reply_to=asked))
     hospital.leave()
     assert not hospital.announced, "too late: it is not asked for any more"
+
+
+def test_what_a_task_of_an_ended_run_hands_over_does_not_take_the_place_of_the_answer(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node was told to stop while it took a message; the next run's first answer must leave all the same."""
+    ended = hospital.ask()
+    hospital.door.forget(ended)
+    asked = hospital.ask()
+    hospital.hand_over(Message(content_of(signed(hospital)), reply_to=ended))
+    replies, looks = hospital.state.get_messages_legacy, itertools.count()
+
+    def later(**given: Any) -> Any:
+        if next(looks) == 1:
+            hospital.hand_over(Message(content_of(signed(hospital)), reply_to=asked))
+        return replies(**given)
+
+    monkeypatch.setattr(hospital.state, "get_messages_legacy", later)
+    hospital.leave()
+    assert hospital.sent().metadata.reply_to_message_id == asked.metadata.message_id
 
 
 def test_an_answer_of_a_run_that_has_ended_is_dropped_without_ending_the_node(hospital: Hospital) -> None:

@@ -185,6 +185,27 @@ def test_a_run_that_has_ended_and_an_empty_queue_are_no_trouble(node: Node) -> N
     assert not node.state.get_messages_legacy(is_reply=True)
 
 
+def test_of_a_message_whose_run_ends_while_it_comes_nothing_is_left(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ended(dict[str, bytes]):
+        def __getitem__(self, _name: str) -> bytes:
+            raise RunNotRunningException
+
+    original = node.message
+
+    def message() -> tuple[Message, Any]:
+        came = original()
+        node.pieces = Ended()
+        return came
+
+    monkeypatch.setattr(node, "message", message)
+    assert node.pull(run_of(OWN)) is None
+    assert not node.state.get_messages_legacy(is_reply=False)
+    assert len(node.store) == 0
+    assert not node.door._asked, "no answer to it may leave, and none is waited for"
+
+
 def test_the_development_override_is_loud_and_recorded_and_still_runs_the_sites_own_code(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

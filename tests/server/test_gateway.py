@@ -546,14 +546,21 @@ def test_the_doctor_finds_an_admitted_node_healthy_and_neither_brings_it_online_
 
 @pytest.mark.federation
 @pytest.mark.parametrize(
-    ("certificate", "words"),
-    [("good", "not admitted"), ("revoked", "has revoked"), ("foreign", "refuses this hospital's")],
+    ("certificate", "own_gateway", "words"),
+    [
+        ("good", True, "not admitted"),
+        ("revoked", True, "has revoked"),
+        ("foreign", True, "refuses this hospital's"),
+        ("good", False, "which a node can't show by itself"),
+    ],
 )
 def test_the_doctor_tells_who_is_not_admitted_from_who_was_revoked(
-    door: Door, tmp_path: Path, certificate: str, words: str
+    door: Door, tmp_path: Path, certificate: str, own_gateway: bool, words: str
 ) -> None:
     stranger = site_folder(tmp_path / "stranger")
     join(stranger, door.home, door.certificates / certificate, f"localhost:{door.strict}")
+    if own_gateway:
+        site_gateway.write_gateway(stranger, port=free_ports(1)[0])
     found = findings(stranger)["node-key"]
     assert found.outcome == "fault" and words in found.found
 

@@ -80,6 +80,7 @@ class FakeSite:
     seen: list[tuple[str, int]] = field(default_factory=list)
     key: SigningKey = field(default_factory=new_key)
     digests: dict[int, str] = field(default_factory=dict)
+    code: str = field(default_factory=code_digest)
 
     def __call__(self, message: Message) -> Message | None:
         instruction, digest = read_instruction(
@@ -119,7 +120,7 @@ class FakeSite:
         site: str = "",
         **values: Any,
     ) -> Message:
-        hello = SiteHello(site=site or self.name, code_digest=code_digest(), versions={"flwr": "1.41.0"})
+        hello = SiteHello(site=site or self.name, code_digest=self.code, versions={"flwr": "1.41.0"})
         values = {"round": instruction.round, "instruction": self.digests[instruction.issued], **values}
         body = Answer(hello=hello, **values)
         content = RecordDict({ANSWER: ConfigRecord({BODY: sign_answer(body, self.key)})})
@@ -486,6 +487,7 @@ def test_a_run_does_not_wait_for_a_site_that_was_revoked(tmp_path: Path) -> None
 
 def test_a_site_with_another_release_is_named_with_both(tmp_path: Path) -> None:
     federation = Federation.make(tmp_path / "run", rounds=1, quorum=3)
+    federation.sites["anna"].code = "0" * 64
     federation.sites["anna"].answers["prepare"] = federation.sites["anna"].refuse("CONS-245")
     with pytest.raises(QuorumError) as problem:
         federation.conduct()
