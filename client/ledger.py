@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict
 
+from client.data.cache_files import sync_folder
 from client.site_folder import SiteFolder
 from client.withdrawn import Tags
 from shared.errors import LedgerError, SignatureError, StorageError
@@ -255,7 +256,7 @@ def _append(path: Path, size: int, block: bytes) -> None:
         finally:
             os.close(handle)
         if new:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as problem:
         raise StorageError(
             f"{path}: can't be written: {problem.strerror or problem}; nothing leaves that is not on record"
@@ -266,14 +267,6 @@ def _write_all(handle: int, place: int, block: bytes) -> None:
     written = 0
     while written < len(block):
         written += os.pwrite(handle, block[written:], place + written)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

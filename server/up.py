@@ -21,8 +21,9 @@ from server.admitted_nodes import bring_into_line
 from server.coordinator import UpRecord, only_one_up, tell_up
 from server.home import Home
 from server.running import settle_runs
+from server.state_database import trim_database
 from server.superlink import Control, SuperLink, start_superlink
-from shared.errors import ConsiliumError, ProcessError
+from shared.errors import ConsiliumError, NotUpError, ProcessError
 from shared.logs import RotatingPipe
 from shared.processes import adopt_orphans, end_descendants, free_ports, is_taken
 
@@ -32,7 +33,7 @@ PAUSE_S, LOOK_S = 0.3, 2.0
 
 def run_up(home: Home, console: Console) -> None:
     """Run the coordinator until SIGTERM or Ctrl-C. Raises ProcessError where the SuperLink does not start or ends, InputError where
-    the folder's coordinator is up already."""
+    the folder's coordinator is up already, StorageError where state.db is damaged."""
     record = home.record()
     home = Home(home.path.resolve())
     with only_one_up(home):
@@ -40,6 +41,8 @@ def run_up(home: Home, console: Console) -> None:
         port = record.port if record.port is not None else free_ports(1)[0]
         if is_taken(port):
             raise ProcessError(f"port {port} of 127.0.0.1 is taken by another program; end it, or choose another port")
+        with contextlib.suppress(NotUpError):  # a former SuperLink is just ending: the next start trims
+            trim_database(home.path / "state.db")
         log = RotatingPipe(home.path / "logs" / "superlink.log")
         try:
             with _interruptible():

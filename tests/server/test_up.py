@@ -75,6 +75,13 @@ def home(tmp_path: Path) -> Home:
     return Home.create(tmp_path / "home", "Federation", ["localhost"], address="localhost:443")
 
 
+def test_up_trims_the_state_database_first_and_tells_of_a_damaged_one(home: Home) -> None:
+    (home.path / "state.db").write_bytes(b"no database at all, but longer than a header of SQLite's" * 40)
+    said = server(home, "up", code=3)
+    assert "CONS-330" in said and "state.db: can't be trimmed" in said
+    assert not (home.path / "superlink.json").exists()
+
+
 @pytest.fixture
 def up(home: Home) -> Iterator[Up]:
     one = start(home)
