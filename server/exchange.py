@@ -21,7 +21,7 @@ from flwr.serverapp import Grid
 
 from server.registry import Registry
 from shared.errors import InstructionError, RevokedError, SignatureError
-from shared.flower_settings import shorten_back_off
+from shared.flower_settings import allow_answers_before_all_is_sent, shorten_back_off
 from shared.messages import (
     ANSWER,
     BODY,
@@ -87,6 +87,7 @@ class Exchange:
 
     def __init__(self, grid: Grid, expected: Iterable[str], *, registry: Registry, key: SigningKey) -> None:
         shorten_back_off()
+        allow_answers_before_all_is_sent()
         self._grid = grid
         self._expected = frozenset(expected)
         self._registry = registry

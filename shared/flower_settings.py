@@ -6,12 +6,16 @@ The names that are changed are private to Flower; its version is pinned, and a m
 
 from __future__ import annotations
 
+import functools
 import inspect
+import logging
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from shared.errors import ProcessError
+
+log = logging.getLogger("consilium.flower")
 
 #: Environment of every Flower process: nothing is reported, no update is looked for.
 QUIET_FLOWER = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -30,6 +34,44 @@ def shorten_back_off() -> None:
         if defaults is None or not {*wanted, "max_time"} <= defaults.keys():
             raise ProcessError(f"flwr's {name} has other settings than expected: this release was made for flwr 1.41.0")
         defaults.update(wanted)  # max_time still ends a pull whose sender has gone
+
+
+def allow_answers_before_all_is_sent() -> None:
+    """A site that refuses a message at its first sight does not end the run, in this process. Raises ProcessError as above.
+
+    Flower shows a message to its site before its content is there, and forgets both at the answer. Content that comes after that is an
+    error to Flower, in the middle of sending what the other sites need.
+    """
+    from flwr.superlink.grid import http_grid
+
+    name = "make_push_object_fn_protobuf"
+    if hasattr(getattr(http_grid, name, None), "__wrapped__"):
+        return
+    make = require_parameters(http_grid, name, "push_object_protobuf", "node", "run_id", "session_id")
+    refused = _push_error()
+
+    @functools.wraps(make)
+    def tolerant(*arguments: Any, **named: Any) -> Callable[[str, bytes], None]:
+        push = make(*arguments, **named)
+
+        def push_if_wanted(identifier: str, content: bytes) -> None:
+            try:
+                push(identifier, content)
+            except refused:
+                log.info("%s: nobody waits for it any more", identifier[:12])
+
+        return push_if_wanted
+
+    setattr(http_grid, name, tolerant)
+
+
+def _push_error() -> type[Exception]:
+    from flwr.supercore.inflatable import inflatable_utils
+
+    found = getattr(inflatable_utils, "ObjectPushError", None)
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        raise ProcessError("flwr's ObjectPushError is missing: this release was made for flwr 1.41.0")
+    return found
 
 
 def require_parameters(owner: ModuleType | type, name: str, *parameters: str) -> Callable[..., Any]:
