@@ -48,7 +48,7 @@ def noised_evaluation(
     fitted: str | None = None
     if study.privacy is not None and study.privacy.svm is not None:
         machine = _private_svm(_finite(parts["train"]), study)
-        heads["svm"] = machine.predict(test.features).astype(np.int64)
+        heads["svm"] = machine.predict(test.features)
         fitted = hashlib.sha256(np.ascontiguousarray(machine.weights).tobytes()).hexdigest()
     elif study.privacy is None and svm is not None:
         heads["svm"] = svm.predicted
@@ -79,7 +79,7 @@ def _private_svm(train: PartFeatures, study: Study) -> linear_svm.PrivateLinearS
     if privacy is None or privacy.svm is None:
         raise ValueError("the study has no private SVM")
     asked = privacy.svm
-    constants = linear_svm.SvmConstants(
+    constants = linear_svm.LinearSvmConstants(
         components=asked.components,
         gamma=asked.gamma,
         steps=asked.steps,
