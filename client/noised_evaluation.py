@@ -14,7 +14,6 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-from shared.metrics.noised import figures_from_noised
 
 from client.data.records import Part
 from client.evaluation import network_predictions
@@ -23,6 +22,7 @@ from client.private import linear_svm
 from client.private.counts import noised_confusion
 from shared.exact import as_float
 from shared.metrics.classification import Integers, Predictions
+from shared.metrics.noised import figures_from_noised
 from shared.results import Evaluated, HeadResult
 from shared.seeds import derived_seed
 from shared.study import Study
@@ -91,7 +91,9 @@ def _private_svm(train: PartFeatures, study: Study) -> linear_svm.PrivateLinearS
         weight_decay=asked.weight_decay,
         seed=derived_seed("fourier features", study.seed),
     )
-    return linear_svm.fit(train.features, train.labels, train.patients, constants, classes=len(study.task.classes))
+    return linear_svm.fit(
+        train.features, train.labels, train.patients, classes=len(study.task.classes), constants=constants
+    )
 
 
 def _finite(part: PartFeatures) -> PartFeatures:
