@@ -244,7 +244,7 @@ def task_of(folder: SiteFolder, kind: Kind, number: int, compare_with: str | Non
         study_digest=STUDY.digest(), model_digest=flat_digest(encode(model, "fp32")), manifest_digest=manifest.digest(),
         previous=None, compare_with=compare_with, release=Release.installed(),
     )  # fmt: skip
-    return Task(instruction, STUDY, folder.profile(), folder, model)
+    return Task(instruction, STUDY, folder.profile(), folder, model, "0" * 64)
 
 
 def run_of(folder: SiteFolder) -> Iterator[Result]:
