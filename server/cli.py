@@ -10,6 +10,7 @@ from rich.console import Console
 
 from server import cli_joining as joining
 from server import cli_machine as machine
+from server import cli_models as models
 from server import cli_planning as planning
 from server import cli_running as running
 from server import cli_studies as studies
@@ -26,7 +27,7 @@ app = typer.Typer(
 for command in (
     *(joining.init, joining.admit, joining.sites, joining.revoke, joining.renew),
     *(studies.publish, running.up, running.launch, running.status, running.logs, running.stop, running.resume),
-    *(running.report, machine.gateway, machine.service, planning.plan),
+    *(running.report, models.compare, models.export, machine.gateway, machine.service, planning.plan),
 ):
     app.command()(command)
 
