@@ -1,7 +1,7 @@
 """A private run whose hospital loses its power at the worst moments, by real processes: the ledger never shows less than was spent.
 
-Anna's machine is killed - node, executor and the process that trains, at once - right after an entry is on disk: after RESERVE, after START,
-and after SETTLE, before the answer leaves. Then a second study asks for more than her patients have left.
+Anna's machine is killed - node, executor and the process that trains, at once - right after an entry is on disk: after RESERVE, START,
+and SETTLE, before the answer leaves. Then a second study asks for more than her patients have left.
 """
 
 from __future__ import annotations
