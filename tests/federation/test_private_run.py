@@ -37,7 +37,7 @@ PRIVATE = {
     "training": {"local_epochs": None, "batch_size": None, "optimiser": "sgd", "learning_rate": 0.1},
     "evaluation": {"baseline": False, "release": {"epsilon": 1}},
     "federation": {
-        "rounds": 2, "quorum": 1, "weighting": "uniform", "wire": "fp32", "join_deadline_s": 20, "round_deadline_s": 200,
+        "rounds": 2, "quorum": 2, "weighting": "uniform", "wire": "fp32", "join_deadline_s": 20, "round_deadline_s": 200,
     },
     "privacy": {
         "sampling_rate": "1/4", "steps_per_round": 2, "clipping_norm": 1.0, "normaliser": 4, "noise_multiplier": 1.0, "delta": DELTA,
