@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from server import cli_documents as documents
 from server import cli_joining as joining
 from server import cli_machine as machine
 from server import cli_models as models
@@ -27,7 +28,15 @@ app = typer.Typer(
 for command in (
     *(joining.init, joining.admit, joining.sites, joining.revoke, joining.renew),
     *(studies.publish, running.up, running.launch, running.status, running.logs, running.stop, running.resume),
-    *(running.report, models.compare, models.export, machine.gateway, machine.service, planning.plan),
+    *(
+        running.report,
+        documents.documents,
+        models.compare,
+        models.export,
+        machine.gateway,
+        machine.service,
+        planning.plan,
+    ),
 ):
     app.command()(command)
 
