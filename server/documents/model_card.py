@@ -52,6 +52,7 @@ def _details(report: Report) -> Facts:
         ("Type", f"image classifier: {model['name']}, {', '.join(options)}; {run.parameters:,} parameters, "
                  f"{run.trained_parameters:,} trained"),
         ("Starting point", start),
+        ("Frozen", ", ".join(model["freeze"]) if model["freeze"] else "nothing"),
         ("Classes", f"{joined([class_words(one) for one in report.classes])}; positive: {class_words(report.positive_class)}"),
         ("Software", ", ".join(f"{name} {value}" for name, value in run.versions.items()) + f"; code digest {run.code_digest}"),
         ("Study", f"{report.study['name']}, digest {run.study_digest}"),

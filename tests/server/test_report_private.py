@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from example_run import write_example_run
+from example_run import example_study, write_example_run
 from private_run import COUNTS, SITES, private_study, write_private_run
 
 from server.report import build_report, render
@@ -140,3 +140,31 @@ def test_a_plain_run_says_that_there_is_no_bound(tmp_path: Path) -> None:
     report = build_report(write_example_run(tmp_path / "plain", finished_rounds=1))
     assert report.privacy is None and not noised(report)
     assert "No formal guarantee" in section(render(report), "privacy")
+
+
+def test_noised_counts_of_a_plain_run_have_a_page_without_a_guarantee(tmp_path: Path) -> None:
+    study = example_study(evaluation={"baseline": False, "release": {"epsilon": "1"}})
+    folder = write_example_run(tmp_path / "plain", study=study, sites=SITES)
+    evaluated = write_private_run(tmp_path / "private").final()
+    assert evaluated is not None
+    folder.write("evaluation.json", evaluated)
+    report = build_report(folder)
+    page = render(report)
+    assert noised(report) and report.privacy is None
+    assert "No formal guarantee" in section(page, "privacy") and "standard deviation of 1.36" in section(
+        page, "privacy"
+    )
+    assert "Training loss" in section(page, "curves") and "Patients and findings by part" in section(page, "data")
+    assert "None" not in page.split("<pre>")[0] and 'id="roc"' not in page
+    assert [one.label for one in summary(report)][:2] == ["the run", "counted"]
+
+
+def test_a_private_run_before_its_first_round_has_a_page(tmp_path: Path) -> None:
+    folder = write_private_run(tmp_path / "r", signed=False)
+    (folder.path / "evaluation.json").unlink()
+    for finished in (1, 2):
+        (folder.round_path(finished) / "round.json").unlink()
+    folder.update_run(state="failed", reason="nobody came")
+    page = render(build_report(folder))
+    ids = re.findall(r'<section id="([a-z]+)"', page)
+    assert set(re.findall(r'href="#([a-z]+)"', page)) <= set(ids) and "curves" not in ids
