@@ -209,7 +209,11 @@ def _lifetime_rows(
     ]
     before = [group for group in charged if group.vector.any()]
     if not before:
-        said = "nobody was charged before" if everybody_on_ledger else "no patient of this study was charged before"
+        said = (
+            "nobody was charged before"
+            if everybody_on_ledger
+            else "no patient of this study was charged before, as far as ids tell"
+        )
         return [*rows, ("Charged before", said)], []
     worst = max(before, key=lambda group: epsilon_of_vector(group.vector + added, delta))
     reached = epsilon_of_vector(worst.vector + added, delta)

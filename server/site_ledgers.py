@@ -6,7 +6,7 @@ is the hospital's, and whether nothing is missing, is for `consilium-audit` to s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from server.run_folder import RunFolder
 from shared.errors import InstructionError, SignatureError
-from shared.ledger.entries import ENTRY, Entry, Lifetime, entry_of
+from shared.ledger.entries import ENTRY, Entry, Lifetime, Start, entry_of
 from shared.ledger.rules import Rules, RunOnLedger
 from shared.messages import read_answer
 from shared.signing import PublicKey, unseal
@@ -22,10 +22,15 @@ from shared.signing import PublicKey, unseal
 
 @dataclass(frozen=True, slots=True)
 class SiteLedger:
-    """One hospital's ledger about one run; `lifetime` is the budget that it had when it entered the run."""
+    """One hospital's ledger about one run.
+
+    `lifetime` is the newest budget that came with it, `charged` the newest epsilon of whichever patient of the cohort has most: in a
+    START where a round was begun again, else in RESERVE.
+    """
 
     run: RunOnLedger
     lifetime: Lifetime | None
+    charged: str | None
 
 
 def ledgers_of(folder: RunFolder) -> dict[str, SiteLedger]:
@@ -40,8 +45,16 @@ def ledgers_of(folder: RunFolder) -> dict[str, SiteLedger]:
         for _, entry in sorted(entries.items()):
             rules.take(entry)
         if (known := rules.runs.get(run.id)) is not None:
-            found[site] = SiteLedger(known, rules.lifetime)
+            found[site] = SiteLedger(known, rules.lifetime, _charged(known, entries))
     return found
+
+
+def _charged(run: RunOnLedger, entries: Mapping[int, Entry]) -> str | None:
+    charged = run.reserve.charged
+    for _, entry in sorted(entries.items()):
+        if isinstance(entry, Start) and entry.run == run.reserve.run and entry.charged is not None:
+            charged = entry.charged
+    return charged
 
 
 def _entries(folder: RunFolder, site: str, key: PublicKey) -> Iterator[Entry]:

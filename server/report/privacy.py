@@ -87,7 +87,7 @@ def _site(
         updates=updates,
         begun_again=run.redone,
         epsilon_begun_again=_pld(tuple(again), as_float(claim.delta)) if again else None,
-        charged=as_float(run.reserve.charged) if run.reserve.charged is not None else None,
+        charged=as_float(ledger.charged) if ledger.charged is not None else None,
         lifetime_epsilon=lifetime.epsilon if lifetime is not None else None,
         lifetime_delta=lifetime.delta if lifetime is not None else None,
     )

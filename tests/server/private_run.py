@@ -163,7 +163,8 @@ def _ledger(site: str, study: Study, run: str, key: SigningKey, begun_again: int
     )  # fmt: skip
     for number in range(1, study.federation.rounds + 1):
         for attempt in range(1, 2 + (number <= begun_again)):
-            add(Start(**place(), run=run, round=number, attempt=attempt, model=model))
+            charged = "8.5" if attempt > 1 else None
+            add(Start(**place(), run=run, round=number, attempt=attempt, model=model, charged=charged))
         add(
             Settle(
                 **place(),

@@ -67,6 +67,7 @@ def test_a_round_that_was_begun_again_is_another_release(tmp_path: Path) -> None
     one = report.privacy.sites["harbour"]
     study = private_study(rounds=3)
     assert one.begun_again == 1 and one.epsilon_begun_again is not None
+    assert (one.charged, report.privacy.sites["north"].charged) == (8.5, 7.25)
     assert one.epsilon_begun_again == pytest.approx(pld_epsilon(study_events(study), 1e-5))
     assert one.epsilon_begun_again > one.epsilon
     assert f"{one.epsilon_begun_again:.3f} in all" in section(render(report), "privacy")
