@@ -105,6 +105,7 @@ def write_page(
             for name, result in results.items()
         ],
         "metric_rows": _metric_rows(list(results.values())),
+        "has_svm": "svm" in results,
         "has_gain": any(result.gain for result in results.values()),
         "rocs": [
             {"kind": name, "title": _HEADS[name], "points": polyline(curve, _SIDE), "auc": _area(results[name], study)}

@@ -57,8 +57,10 @@ svg { display: block; max-width: 100%; height: auto; overflow: visible; } svg te
 </style>
 </head>
 <body><main>
-<p class="banner stay"><strong>This page stays in {{ site_title }}.</strong> It shows single images and patients' ids. The coordinator gets counts and
-metrics only, never this page.</p>
+<p class="banner stay"><strong>This page stays in {{ site_title }}.</strong> It shows single images and patients' ids. The coordinator gets {% if study.evaluation.release %}confusion counts with noise{% else %}counts and
+metrics{% endif %} only, never this page.</p>
+{% if study.evaluation.release %}<p class="banner stay"><strong>The figures on this page are exact, without noise.</strong> They differ from those of the common report, and no epsilon covers them:
+whoever shows the page, or a figure of it, to somebody else releases something that no budget counts.{% if study.privacy and has_svm %} The SVM here is fitted without noise; it and its figures stay in the house.{% endif %}</p>{% endif %}
 {% if synthetic %}<p class="banner synthetic"><strong>Synthetic data.</strong> The images are phantoms made by a program. No figure on this page says anything about patients.</p>{% endif %}
 <p class="soft">{{ site_title }} ({{ site }}), run {{ run }}</p>
 <h1>{{ study.title }}</h1>

@@ -11,8 +11,10 @@ from client.leaving import names_that_leave
 from client.own_network import OwnNetwork, build_own
 from client.policy import require_within, smallest_cell
 from client.publications import State, state_of, weights_folder
+from client.review_privacy import Patients, evaluations_in_words, privacy_rows, rounds_in_words
 from client.site_folder import SiteFolder
 from client.study_changes import Change, changes, last_approved
+from client.withdrawn import Tags
 from shared.documents import Publication
 from shared.errors import ConsiliumError
 from shared.profile import Policy, Profile
@@ -72,7 +74,8 @@ def review(folder: SiteFolder, publication: Publication, *, count_data: bool = F
     except ConsiliumError as problem:
         obstacles.append(str(problem))
     looking = _Looking(folder, publication, study, profile, own, network)
-    reached, data_obstacles = _counted(looking) if count_data else ([], [])
+    reached, patients, data_obstacles = _counted(looking) if count_data else ([], None, [])
+    costs, budget_obstacles = privacy_rows(study, profile, folder, patients)
     before = last_approved(folder, publication)
     try:
         require_within(study, profile.policy)
@@ -94,13 +97,13 @@ def review(folder: SiteFolder, publication: Publication, *, count_data: bool = F
             Section(title="On which of our patients", rows=[*_patients(study, profile), *reached]),
             _what_leaves(looking),
             _how_often(looking),
-            _privacy(study, profile.policy),
+            Section(title="What privacy it costs", rows=costs),
             _our_limits(study, profile),
             _release(looking),
         ],
         changes=changes(before[0], before[1], publication, own) if before is not None else None,
         compared_with=f"{before[0].study_name} ({before[0].study_digest[:12]})" if before is not None else None,
-        obstacles=[*obstacles, *data_obstacles],
+        obstacles=[*obstacles, *budget_obstacles, *data_obstacles],
     )
 
 
@@ -146,7 +149,8 @@ def _what_is_trained(looking: _Looking) -> Section:
         rows.append(("Frozen", ", ".join(study.model.freeze)))
     rows.append(("Starts from", _starts_from(study, network)))
     if study.head is not None:
-        rows.append(("Also", "an SVM on the trained network's features, fitted here; it never leaves"))
+        stays = "it and its figures stay here" if study.privacy is not None else "it never leaves"
+        rows.append(("Also", f"an SVM on the trained network's features, fitted here; {stays}"))
     return Section(title="What is trained", rows=rows)
 
 
@@ -192,27 +196,30 @@ def _patients(study: Study, profile: Profile) -> list[tuple[str, str]]:
         f"{100 * split.train:.0f} % train, {100 * split.validation:.0f} % validation, {100 * split.test:.0f} % test"
     )
     how = "as the dataset was published" if split.division == "official" else shares
+    if study.privacy is not None:
+        how = f"each by a keyed hash of the patient's id alone, on average {shares}"
     rows.append(("Divided", f"by patient, {how}; only the train part changes the model"))
     stand_in = profile.data.patient_stand_in
     rows.append(("A patient is", f"a {stand_in}: our data names no patients" if stand_in else "our own patient id"))
     return rows
 
 
-def _counted(looking: _Looking) -> tuple[list[tuple[str, str]], list[str]]:
-    """How many are reached, from the tables alone; and what would stop the study."""
+def _counted(looking: _Looking) -> tuple[list[tuple[str, str]], Patients | None, list[str]]:
+    """How many are reached, from the tables alone; the patients' tags; and what would stop the study."""
     from client.cohort import selected
 
     try:
         cohort = selected(looking.study, looking.folder)
+        tags = Tags.of(looking.folder)
     except ConsiliumError as problem:
-        return [], [str(problem)]
+        return [], None, [str(problem)]
     rows = [
         (f"In {part}", f"{cohort.patients_in(rows)} patients, {len(rows)} {looking.study.task.unit}s")
         for part, rows in cohort.parts.items()
     ]
     if cohort.left_out:
         rows.append(("Left out", f"{cohort.left_out} records whose label is in no class"))
-    return rows, []
+    return rows, {tags.tag(record.patient): frozenset() for record in cohort.records}, []
 
 
 def _what_leaves(looking: _Looking) -> Section:
@@ -227,7 +234,10 @@ def _what_leaves(looking: _Looking) -> Section:
                 f"{size}: by how much our training changed the model: {network.values:,} numbers ({wire}) of {network.tensors} tensors",
             )
         )
-    rows.append(("With every answer", "counts and figures under these names, and nothing else:"))
+    empty = ""
+    if looking.study.privacy is not None:
+        empty = " (counts, losses, times and exact figures among them stay empty in this private study, or our gate refuses)"
+    rows.append(("With every answer", f"counts and figures under these names, and nothing else{empty}:"))
     for name, fields in names_that_leave().items():
         schema, _, meaning = name.partition(": ")
         rows.append((schema, f"{', '.join(fields)}" + (f" ({meaning})" if meaning else "")))
@@ -239,8 +249,8 @@ def _how_often(looking: _Looking) -> Section:
     study, offer = looking.study, looking.publication
     federation = study.federation
     rows = [
-        ("Rounds", f"{federation.rounds}, each with {study.training.local_epochs} pass(es) over our train part"),
-        ("Evaluations", "after the last round" + (", and of the starting model" if study.evaluation.baseline else "")),
+        ("Rounds", rounds_in_words(study)),
+        ("Evaluations", evaluations_in_words(study)),
         ("Runs", f"{offer.runs} offered; an approval allows that many from now on{_before(looking)}"),
         ("Deadlines", f"{federation.prepare_deadline_s:g} s to prepare, {federation.round_deadline_s:g} s a round, "
                       f"{federation.evaluation_deadline_s:g} s to evaluate; whoever is later is not waited for"),
@@ -256,27 +266,6 @@ def _before(looking: _Looking) -> str:
     return f", besides the {made} made here so far" if made else ""
 
 
-def _privacy(study: Study, policy: Policy) -> Section:
-    return Section(
-        title="What privacy it costs",
-        rows=[
-            (
-                "Guarantee",
-                "no formal privacy guarantee: updates leave without noise. Whoever holds our updates and knows much about a patient may be "
-                "able to tell whether the patient was in the training data, or to rebuild parts of an image",
-            ),
-            ("Who sees updates", "the coordinator sees each hospital's; other hospitals see only the mean model"),
-            (
-                "Who keeps them",
-                "the study asks the coordinator to keep every hospital's updates, for an auditor"
-                if study.federation.keep_updates
-                else "the study does not ask to keep single updates; what a coordinator keeps can't be seen from here",
-            ),
-            ("Bound", f"an update whose L2 norm is above {policy.maximum_update_norm:g} does not leave"),
-        ],
-    )
-
-
 def _our_limits(study: Study, profile: Profile) -> Section:
     policy = profile.policy
     kept = [name for name in Policy().allowed_outputs if name not in policy.allowed_outputs]
@@ -284,7 +273,8 @@ def _our_limits(study: Study, profile: Profile) -> Section:
     rows = [
         ("Patients", f"refused where it reaches fewer than {policy.minimum_patients}"),
         ("Rounds", f"{study.federation.rounds} asked for, {policy.maximum_rounds} allowed"),
-        ("Histogram cells", f"at least {smallest_cell(study, policy)} images, or merged (study {study.evaluation.minimum_cell}, "
+        ("Histogram cells", "no histogram leaves" if study.evaluation.release is not None else
+                            f"at least {smallest_cell(study, policy)} images, or merged (study {study.evaluation.minimum_cell}, "
                             f"we {policy.minimum_cell})"),
         ("A round", f"ended after {policy.maximum_round_s:g} s of training"),
         ("Device memory", "no limit" if memory is None else f"{memory:g} GB of a GPU's; without effect on a CPU"),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from server import cli_documents as documents
 from server import cli_joining as joining
 from server import cli_machine as machine
 from server import cli_models as models
@@ -27,7 +28,15 @@ app = typer.Typer(
 for command in (
     *(joining.init, joining.admit, joining.sites, joining.revoke, joining.renew),
     *(studies.publish, running.up, running.launch, running.status, running.logs, running.stop, running.resume),
-    *(running.report, models.compare, models.export, machine.gateway, machine.service, planning.plan),
+    *(
+        running.report,
+        documents.documents,
+        models.compare,
+        models.export,
+        machine.gateway,
+        machine.service,
+        planning.plan,
+    ),
 ):
     app.command()(command)
 
@@ -74,13 +83,17 @@ def local(
 def learned(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run")]) -> None:
     """Say whether a run learned: every hospital above chance, and the final model better than the round-0 model. Exit 1 if not.
 
+    Of a run whose counts carry noise: whether all hospitals together are above chance.
+
     Example: consilium-server learned runs/demo
     """
-    from server.learned import questions_of_run
+    from server.learned import questions_of_run, without_baseline
     from server.run_folder import RunFolder
 
-    console = Console()
-    asked = questions_of_run(RunFolder(run_dir))
+    console, folder = Console(), RunFolder(run_dir)
+    asked = questions_of_run(folder)
+    if (why := without_baseline(folder.study())) is not None:
+        console.print(f"{why}.", soft_wrap=True, highlight=False)
     for question in asked:
         mark = "[green]yes[/]" if question.yes else "[bold red]no[/] "
         console.print(f"{mark}  {question.text}: {question.figure}", soft_wrap=True, highlight=False)

@@ -2,6 +2,9 @@
 
 Every hospital's SVM must be above chance (the AUC's interval above 0.5), and the final global model must beat the round-0 model on
 the same test patients at the pooled level (the paired interval of the AUC's gain above 0), for the network and for the SVM.
+
+Where only noised counts have left there is no AUC, and no figure of round 0: then balanced accuracy must be above chance over all
+hospitals, its interval the noise included. A single hospital's counts may be too few under their noise, so it is not asked.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ class Question:
 
 def questions(study: Study, sites: Mapping[str, Evaluated]) -> list[Question]:
     """Every question that the run's evaluation can answer; a figure that is missing is answered with no."""
+    if any(one.network.noise is not None for one in sites.values()):
+        return _of_noised_counts(study, sites)
     asked: list[Question] = []
     for site, result in sorted(sites.items()):
         head = result.svm or result.network
@@ -54,6 +59,40 @@ def questions(study: Study, sites: Mapping[str, Evaluated]) -> list[Question]:
                 gain is not None and gain.low > 0,
             )
         )
+    return asked
+
+
+def without_baseline(study: Study) -> str | None:
+    """Why nothing can be compared with round 0, in a sentence; None where it can."""
+    if study.evaluation.release is None:
+        return None
+    return (
+        "Counts left once, with noise, of the final model: there is no round 0 to compare with, and no AUC. Chance is what always giving "
+        "one answer reaches"
+    )
+
+
+def _of_noised_counts(study: Study, sites: Mapping[str, Evaluated]) -> list[Question]:
+    chance = 1.0 / len(study.task.classes)
+    heads: tuple[HeadKey, ...] = ("network", "svm")
+    asked: list[Question] = []
+    for name in heads:
+        pooled = pool(
+            [sites[site] for site in sorted(sites)],
+            name,
+            positive=study.task.positive_index,
+            confidence=study.evaluation.confidence,
+        )
+        if pooled is not None:
+            found = pooled.balanced_accuracy
+            asked.append(
+                Question(
+                    f"all hospitals: the {'private SVM' if name == 'svm' and study.privacy else 'SVM' if name == 'svm' else 'network'} "
+                    "is above chance",
+                    f"{_interval('balanced accuracy', found.value, found.low, found.high)}, chance {chance:.3f}",
+                    found.low is not None and found.low > chance,
+                )
+            )
     return asked
 
 

@@ -69,7 +69,7 @@ def watch(
     progress = RunProgress(folder.study().federation.rounds, {site: SiteState() for site in folder.expected_sites()})
     tail = EventTail(folder.path / "events.jsonl")
     if console.is_terminal:
-        _watch_terminal(folder.name, progress, tail, running, site_progress, console)
+        _watch_terminal(folder, progress, tail, running, site_progress, console)
     else:
         _watch_plain(progress, tail, running, console)
 
@@ -86,16 +86,18 @@ def _watch_plain(progress: RunProgress, tail: EventTail, running: Callable[[], b
 
 
 def _watch_terminal(
-    name: str,
+    folder: RunFolder,
     progress: RunProgress,
     tail: EventTail,
     running: Callable[[], bool],
     site_progress: Callable[[], Mapping[str, SiteProgress]] | None,
     console: Console,
 ) -> None:
+    losses = folder.study().privacy is None
+
     def drawn() -> RenderableType:
         steps = site_progress() if site_progress is not None else {}
-        return LiveView(name, progress, steps, time.time(), sparks=_can_spark(console))
+        return LiveView(folder.name, progress, steps, time.time(), sparks=_can_spark(console), losses=losses)
 
     with Live(drawn(), console=console, auto_refresh=False) as live:
         going = True
@@ -150,12 +152,20 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 class LiveView:
-    """One frame: a heading, the run's bar, a row a site, the last notes."""
+    """One frame: a heading, the run's bar, a row a site, the last notes. Without `losses` for a private run, whose losses stay."""
 
     def __init__(
-        self, name: str, progress: RunProgress, steps: Mapping[str, SiteProgress], now: float, *, sparks: bool = True
+        self,
+        name: str,
+        progress: RunProgress,
+        steps: Mapping[str, SiteProgress],
+        now: float,
+        *,
+        sparks: bool = True,
+        losses: bool = True,
     ) -> None:
-        self._name, self._progress, self._steps, self._now, self._sparks = name, progress, steps, now, sparks
+        self._name, self._progress, self._steps, self._now = name, progress, steps, now
+        self._sparks, self._losses = sparks, losses
 
     def __rich__(self) -> Group:
         bar = Table.grid(expand=True)  # a bar alone ends no line
@@ -200,22 +210,29 @@ class LiveView:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for title in ("hospital", "is", "step"):
             table.add_column(title)
-        table.add_column("loss", justify="right")
-        table.add_column("accuracy", justify="right")
-        if self._sparks:
-            table.add_column("loss by round", no_wrap=True)
+        if self._losses:
+            table.add_column("loss", justify="right")
+            table.add_column("accuracy", justify="right")
+            if self._sparks:
+                table.add_column("loss by round", no_wrap=True)
         for site, state in sorted(self._progress.sites.items()):
             step = self._step(site, state)
-            loss = step.loss if step is not None and step.loss is not None else next(iter(state.losses[-1:]), None)
             row = [
                 Text(site),
                 Text(state.trouble, style="bold yellow") if state.trouble else Text(_DOING[state.phase]),
                 Text(f"{step.done} of {step.total}" if step is not None else ""),
-                Text("" if loss is None else f"{loss:.3f}"),
-                Text("" if state.accuracy is None else f"{state.accuracy:.3f}"),
             ]
-            table.add_row(*row, *([Text(sparkline(state.losses[-SPARK:]), style="cyan")] if self._sparks else []))
+            table.add_row(*row, *(self._course(step, state) if self._losses else []))
         return table
+
+    def _course(self, step: SiteProgress | None, state: SiteState) -> list[Text]:
+        """Loss, accuracy, and the losses of the rounds."""
+        loss = step.loss if step is not None and step.loss is not None else next(iter(state.losses[-1:]), None)
+        cells = [
+            Text("" if loss is None else f"{loss:.3f}"),
+            Text("" if state.accuracy is None else f"{state.accuracy:.3f}"),
+        ]
+        return [*cells, Text(sparkline(state.losses[-SPARK:]), style="cyan")] if self._sparks else cells
 
     def _notes(self) -> list[Text]:
         return [

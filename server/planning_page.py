@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from server.planning import Plan
 from server.report.charts import ALL, Series, line_chart, swatch
+from shared.privacy.mechanisms import Event, Geometric
 
 #: Epsilons above this are in the table only: they would flatten the part of the picture that matters.
 MOST_DRAWN = 20.0
@@ -32,7 +33,14 @@ def render_plan(plan: Plan) -> str:
         legend=[(swatch(one.style), one.name) for one in series],
         hidden=[row for row in plan.rows if max(row.rdp_epsilon, row.pld_epsilon) > MOST_DRAWN],
         most_drawn=MOST_DRAWN,
+        releases=", ".join(_release(event) for event in plan.question.besides),
     )
+
+
+def _release(event: Event) -> str:
+    if isinstance(event, Geometric):
+        return f"counts with geometric noise of epsilon {event.epsilon:g}"
+    return f"a private SVM of {event.steps} steps with noise multiplier {event.noise_multiplier:g}"
 
 
 def _series(plan: Plan) -> list[Series]:
@@ -45,6 +53,9 @@ def _series(plan: Plan) -> list[Series]:
             "RDP: what a hospital charges", 1, [(row.noise_multiplier, drawn(row.rdp_epsilon)) for row in plan.rows]
         ),
     ]
+    stated = plan.question.stated
+    if stated is not None:
+        series.append(Series(f"the study's own: {stated:g}", ALL, [(stated, 0.0), (stated, MOST_DRAWN)]))
     target = plan.question.epsilon
     if target is not None and target <= MOST_DRAWN:
         ends = (plan.rows[0].noise_multiplier, plan.rows[-1].noise_multiplier)

@@ -118,7 +118,8 @@ def run_status(folder: RunFolder, control: Control | None) -> RunStatus:
 def print_run(folder: RunFolder, control: Control | None, console: Console) -> None:
     """The table of the live view, once, and how the run stands."""
     progress, _, _ = _folded(folder)
-    console.print(LiveView(folder.name, progress, {}, time.time(), sparks=console.encoding.lower().startswith("utf")))
+    sparks, losses = console.encoding.lower().startswith("utf"), folder.study().privacy is None
+    console.print(LiveView(folder.name, progress, {}, time.time(), sparks=sparks, losses=losses))
     run, state = folder.run(), standing(folder, control)
     code = f" ({run.code})" if run.code else ""
     console.print(

@@ -18,14 +18,79 @@ never sent.
 No key does nothing, and an unknown key is an error with its line and the nearest right one. What a paper says beside what its study does is
 in `docs/studies/`.
 
+A private study has a chapter of its own, [below](#a-private-study).
+
 This page is made from the schemas by `python -m shared.study_page > docs/studies.md`; a test holds them together.
+"""
+
+
+#: A private study, whole; a test reads it.
+EXAMPLE = """schema: consilium/study/1
+name: calcifications-private
+title: Benign or malignant calcifications, with differential privacy by patient
+governance:
+  purpose: To see what a private federation reaches
+  ethics: "Vote 123/26 of the ethics committee of Example University"
+  retention: Models and reports for ten years, updates until the audit
+seed: 7
+task:
+  classes: {benign: [BENIGN, BENIGN_WITHOUT_CALLBACK], malignant: [MALIGNANT]}
+  positive_class: malignant
+  unit: finding
+preprocessing: {region: finding, size: 64, channels: 3}
+model: {name: resnet18, norm: group}
+training: {optimiser: sgd, learning_rate: 0.5, momentum: 0.9, loss: binary_cross_entropy}
+federation: {rounds: 20, quorum: 2, weighting: uniform}
+evaluation: {baseline: false, release: {epsilon: 1}}
+privacy:
+  sampling_rate: 32/350      # of some 350 train patients a step draws 32, on average
+  steps_per_round: 11        # about one pass over them
+  clipping_norm: 1.0
+  normaliser: 32             # the expected number that are drawn: public, the same everywhere
+  epsilon: 8                 # of the whole run; the noise is solved for
+  delta: 1e-5
+"""
+
+_PRIVATE = f"""# A private study
+
+With a `privacy` section every hospital trains by DP-SGD: in each step each patient is drawn with the chance `sampling_rate`, and one image
+of each who was drawn gives a gradient, which is clipped to `clipping_norm`; Gaussian noise is added to the sum, which is divided by
+`normaliser`. What leaves a hospital then says about any one patient, with all images, no more than epsilon and delta allow, whoever looks.
+`consilium-server plan STUDY` says what it costs, and [coordinating.md](coordinating.md#private-studies) how to choose the numbers.
+
+```yaml
+{EXAMPLE}```
+
+Everything that leaves is noised, and everything else stays: counts, losses, validation, times. So a private study may not ask for what one
+patient would change about others where no noise covers it, and is refused, a sentence each:
+
+| key | what it must be | because |
+|---|---|---|
+| `model.norm` | `group` | batch norm mixes the patients of a batch, and its running statistics would leave |
+| `data.balanced` | left out | who is drawn depends on how many others there are |
+| `data.scarce_classes` | `refuse` | with `leave_out` one patient decides about a whole class |
+| `data.split.division` | `by_patient` | each patient's part is a keyed hash of the id alone, so shares are met on average only |
+| `training.class_weights` | `none` | balanced weights come from private class counts |
+| `training.precision` | not `bf16` | clipping and noise would be too coarse; `auto` becomes fp32 |
+| `training.local_epochs`, `training.batch_size` | left out | `privacy.steps_per_round` and `privacy.sampling_rate` take their place |
+| `federation.rounds` | at least 1 | without a round nothing is trained |
+| `federation.weighting` | `uniform`, or public weights by site name | counts are private |
+| `federation.keep_updates` | left out, or `true` | an auditor adds the updates up again |
+| `evaluation.baseline` | `false` | figures of the starting model would be another release |
+| `evaluation.release` | an epsilon | exact counts of test patients can't leave |
+| `model.weights.origin` | `public` | weights that were trained on a federation's patients would be a release on no record |
+
+The numbers of the section are kept as they are written (`32/350`, `1e-5`), and are part of the digest that hospitals approve; so is a
+noise multiplier that was solved for. `head` may be there: the SVM with the RBF kernel is then fitted at each hospital, and stays with its
+figures in the hospital's own page. A plain study may have `evaluation.release` too: then the test counts leave with noise, and the updates
+without.
 """
 
 
 def markdown() -> str:
     """The page."""
     study, profile = tables(Study, defaults=True), tables(Profile, defaults=True)
-    return f"{_INTRODUCTION}\n# A study, key by key\n\n{study}\n# A site profile, key by key\n\n{profile}"
+    return f"{_INTRODUCTION}\n{_PRIVATE}\n# A study, key by key\n\n{study}\n# A site profile, key by key\n\n{profile}"
 
 
 if __name__ == "__main__":

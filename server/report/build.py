@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from server.report.how import HOW, how
+from server.report.privacy import privacy_report
 from server.report.schema import (
     Baseline,
     ClassFigures,
@@ -27,6 +29,7 @@ from server.report.schema import (
     SiteRoundTiming,
 )
 from server.run_folder import RunFolder
+from server.site_ledgers import ledgers_of
 from shared.metrics import pooling
 from shared.metrics.histograms import histogram_roc
 from shared.results import METRICS, ClassRow, Difference, Estimate, Evaluated, HeadResult, Prepared
@@ -34,20 +37,6 @@ from shared.run_records import FinalRecord, RoundRecord, RunRecord
 from shared.study import Study
 
 HeadKey = Literal["network", "svm", "svm_paper"]
-
-_INTERVAL = (
-    "interval from the hospitals' own intervals (bootstrapped by patient), their standard errors combined as those of independent "
-    "samples, normal, cut to [0, 1]"
-)
-HOW = {
-    "rate": f"the rate of the hospitals' confusion counts added up; {_INTERVAL}",
-    "balanced_accuracy": f"mean of the classes' recalls from the confusion counts added up; {_INTERVAL}",
-    "auc": f"mean of the hospitals' own AUCs weighted by test images: how well images are ranked within a hospital; {_INTERVAL}",
-    "roc": "from the hospitals' score histograms added up, the images of a cell taken as spread evenly; it also compares images "
-    "across hospitals; interval from drawing the histograms anew, each hospital with as many images as it has patients",
-    "gain": "mean of the hospitals' paired differences weighted by test images; normal interval from their bootstrap standard "
-    "errors, combined as those of independent samples",
-}
 
 
 def build_report(folder: RunFolder) -> Report:
@@ -69,6 +58,7 @@ def build_report(folder: RunFolder) -> Report:
         sites={site: _site(site, study, run, rounds, prepared.get(site), final) for site in names},
         pooled=_pooled(final.sites, study) if final else Pooled(),
         rounds=[_round(record) for record in rounds],
+        privacy=privacy_report(study, names, rounds, ledgers_of(folder)) if study.privacy is not None else None,
         study=study.to_data(),
     )
 
@@ -278,7 +268,10 @@ def _pooled_head(sites: Mapping[str, Evaluated], key: HeadKey, study: Study) -> 
         patients=pooled.patients,
         images=pooled.images,
         sites=list(present),
-        **{name: _pooled_figure(getattr(pooled, name), images[name], HOW.get(name, HOW["rate"])) for name in METRICS},
+        **{
+            name: _pooled_figure(getattr(pooled, name), images[name], how(name, noised=pooled.patients is None))
+            for name in METRICS
+        },
         confusion=pooled.confusion,
         classes=_class_rows(pooled.classes, pooled.confusion, study.task.class_names),
         roc=_pooled_roc(pooled.histogram_roc, pooled.images),

@@ -17,7 +17,8 @@ This page describes `report.json`. It is made from the schema by `python -m serv
 two together. A field may be null only where its type says so.
 
 Paths asked for most: `sites.<site>.svm.auc.value` (and `.low`, `.high`, `.images`), `sites.<site>.network.auc.value`,
-`pooled.svm.auc.value`, `pooled.svm.gain.auc.low` (above 0: training is shown to have helped), `run.state`, `evaluated`, `synthetic`.
+`pooled.svm.auc.value`, `pooled.svm.gain.auc.low` (above 0: training is shown to have helped), `run.state`, `evaluated`, `synthetic`;
+of a private run, where no AUC is known, `pooled.network.balanced_accuracy.value` and `privacy.sites.<site>.epsilon`.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +11,10 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server.report import charts, words
+from server.report import charts, noised_words, words
 from server.report.charts import Bar, Interval, Series
 from server.report.schema import Figure, HeadReport, PooledHead, Report, SiteReport
+from shared.exact import as_float
 from shared.run_records import Miss
 
 HeadKey = Literal["network", "svm", "svm_paper"]
@@ -77,27 +79,32 @@ def render(report: Report) -> str:
     page = environment.get_template("report.html.j2").render(
         report=report,
         run=report.run,
-        summary=words.summary(report),
-        headlines=words.headlines(report),
+        summary=noised_words.summary(report),
+        headlines=noised_words.headlines(report),
+        counted_on=noised_words.counted_on(report),
+        noised=noised_words.noised(report),
+        private=report.privacy is not None,
+        judged=noised_words.judged(report),
+        count_noise=_count_noise(report),
         all_name=words.all_hospitals(report),
         main=words.main_head(report),
         heads=_heads(report),
         head_names=words.HEADS,
-        columns=COLUMNS,
-        class_columns=CLASS_COLUMNS,
+        columns=_columns(report, COLUMNS),
+        class_columns=_columns(report, CLASS_COLUMNS),
         site_phases=SITE_PHASES,
         round_phases=ROUND_PHASES,
-        glossary=words.GLOSSARY,
+        glossary=noised_words.glossary(report),
         percent=f"{report.confidence * 100:g} %",
         unit=words.units(report),
         styles={site: index for index, site in enumerate(report.sites)},
-        above_chance=words.above_chance,
+        above_chance=lambda head: noised_words.above_chance(report, head),
         too_few=words.too_few,
         improvement=words.improvement,
         swatch=charts.swatch,
         hatch_swatch=charts.hatch_swatch,
         hatchings=charts.hatchings(),
-        auc_chart=_auc_chart(report),
+        judged_chart=_judged_chart(report),
         gain_chart=_gain_chart(report),
         curves=_curves(report),
         rocs=_rocs(report),
@@ -127,33 +134,47 @@ def _head_of(site: SiteReport, head: str) -> HeadReport | None:
     return found
 
 
-def _auc_chart(report: Report) -> Markup | None:
+def _columns(report: Report, columns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without the AUC where no score has left."""
+    return [one for one in columns if one[0] != "auc" or not noised_words.noised(report)]
+
+
+def _judged_chart(report: Report) -> Markup | None:
+    """The figure that is compared with chance, by hospital and for all."""
+    judged, chance = noised_words.judged(report), noised_words.chance(report)
+    title = dict(COLUMNS)[judged]
     rows: list[Interval] = []
     for style, (name, site) in enumerate(report.sites.items()):
         for head in _heads(report):
             result = _head_of(site, head)
             if result is not None:
-                rows.append(_row(f"{name}, {words.HEADS[head]}", style, result.auc, filled=head == "svm"))
+                rows.append(_row(f"{name}, {words.HEADS[head]}", style, getattr(result, judged), filled=head == "svm"))
     for head in _heads(report):
         pooled: PooledHead = getattr(report.pooled, head)
-        rows.append(
-            _row(
-                f"{words.all_hospitals(report).lower()}, {words.HEADS[head]}",
-                0,
-                pooled.auc,
-                filled=head == "svm",
-                pooled=True,
-            )
-        )
-    if not rows:
+        name = f"{words.all_hospitals(report).lower()}, {words.HEADS[head]}"
+        rows.append(_row(name, 0, getattr(pooled, judged), filled=head == "svm", pooled=True))
+    if all(row.value is None for row in rows):
         return None
-    lowest = min(
-        [0.5, *(row.low for row in rows if row.low is not None), *(row.value for row in rows if row.value is not None)]
-    )
+    lowest = min([chance, *(end for row in rows for end in (row.low, row.value) if end is not None)])
     return charts.interval_chart(
-        rows, label=f"AUC with {report.confidence * 100:g} % interval by hospital and for all; figures in the table below",
-        x_label="AUC", x_range=(max(0.0, 0.1 * int(lowest * 10 - 0.5)), 1.0), reference=0.5, says="chance",
+        rows, label=f"{title} with {report.confidence * 100:g} % interval by hospital and for all; figures in the table below",
+        x_label=title, x_range=(max(0.0, 0.1 * int(lowest * 10 - 0.5)), 1.0), reference=chance, says="chance",
     )  # fmt: skip
+
+
+def _count_noise(report: Report) -> tuple[str, float] | None:
+    """Epsilon of the noise on each head's counts, and its standard deviation; None for exact counts."""
+    found = {
+        head.noise
+        for site in report.sites.values()
+        for head in (site.network, site.svm)
+        if head is not None and head.noise is not None
+    }
+    if not found:
+        return None
+    epsilon = min(found, key=as_float)
+    ratio = math.exp(-as_float(epsilon))
+    return epsilon, math.sqrt(2.0 * ratio) / (1.0 - ratio)
 
 
 def _row(name: str, style: int, figure: Figure, *, filled: bool, pooled: bool = False) -> Interval:
@@ -272,7 +293,11 @@ def _confusions(report: Report) -> list[tuple[str, list[tuple[str, list[list[tup
     """By hospital (then all): head and its rows of (count, share of the row)."""
 
     def shares(confusion: Sequence[Sequence[int]]) -> list[list[tuple[int, float]]]:
-        return [[(count, count / sum(row) if sum(row) else 0.0) for count in row] for row in confusion]
+        """With noise a count, or a whole row, can be below 0."""
+        return [
+            [(count, min(1.0, max(0.0, count / sum(row))) if sum(row) > 0 else 0.0) for count in row]
+            for row in confusion
+        ]
 
     heads = _heads(report)
     found = [

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from server.report.schema_privacy import PrivacyReport
 from shared.results import Count, Difference, PartCounts, SvmChoice
 from shared.run_records import Miss, RoundTiming, State
 from shared.schema import Strict
@@ -20,7 +21,10 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class Figure(Strict):
-    """One figure of one head. The interval is bootstrapped by patient at the hospital, at the study's confidence."""
+    """One figure of one head. The interval is bootstrapped by patient at the hospital, at the study's confidence.
+
+    Of noised counts both are computed from the counts as they came out of the noise, and the interval accounts for it.
+    """
 
     value: float | None = Field(
         description="the figure, from 0 to 1; null where it is undefined (no image of a class, say)"
@@ -29,7 +33,7 @@ class Figure(Strict):
     high: float | None = Field(description="upper end of the interval")
     images: Count = Field(
         description="test images the figure rests on: those of the positive class for sensitivity, the others for specificity, "
-        "those called positive for precision, else all"
+        "those called positive for precision, else all; of noised counts what these add up to, one vote a patient"
     )
 
 
@@ -284,4 +288,7 @@ class Report(Strict):
     sites: dict[str, SiteReport]
     pooled: Pooled
     rounds: list[RoundReport]
+    privacy: PrivacyReport | None = Field(
+        description="null for a plain study: nothing bounds what it says of a patient"
+    )
     study: dict[str, Any] = Field(description="the study as it ran, defaults filled in")

@@ -62,7 +62,7 @@ class Headline:
 
 def summary(report: Report) -> list[Statement]:
     """The report in a few sentences."""
-    said = [_course(report)]
+    said = [course(report)]
     head = main_head(report)
     if head is None:
         return [*said, _no_evaluation(report)]
@@ -185,7 +185,8 @@ def joined(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
 
 
-def _course(report: Report) -> Statement:
+def course(report: Report) -> Statement:
+    """Who trained, and how it ended."""
     sites = list(report.sites)
     hospitals = f"{len(sites)} hospitals ({joined(sites)})" if len(sites) != 1 else f"One hospital ({sites[0]})"
     run = report.run
@@ -226,22 +227,30 @@ def _of_hundred(report: Report, figure: Figure, *, first: bool) -> str:
     return f"{figure.value * 100:.0f} ({interval}{figure.low * 100:.0f} to {figure.high * 100:.0f})"
 
 
-def _found(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
-    positive, many = class_words(report.positive_class), units(report)
-    sensitivity, specificity = pooled.sensitivity, pooled.specificity
-    passed = "did not call so" if len(report.classes) > 2 else "rightly cleared"
+def kept_apart(report: Report, pooled: PooledHead) -> str:
+    """That no test patient was trained on, as far as the data can say."""
     ids = sorted({report.stand_ins[site] for site in pooled.sites if site in report.stand_ins})
-    kept_apart = (
-        f"where {joined(ids)} stands in for the patient: nothing of one {joined(ids)} is both in training and in test, "
-        "but a patient may be"
-        if ids
-        else "none of whom was trained on"
+    if not ids:
+        return "none of whom was trained on"
+    one = joined(ids)
+    return f"where {one} stands in for the patient: nothing of one {one} is both in training and in test, but a patient may be"
+
+
+def found_text(report: Report, head: HeadName, pooled: PooledHead) -> str:
+    """How many of a hundred were found, and how many cleared."""
+    positive, many = class_words(report.positive_class), units(report)
+    passed = "did not call so" if len(report.classes) > 2 else "rightly cleared"
+    return (
+        f"Of every 100 {positive} {many}, the {HEADS[head]} found {_of_hundred(report, pooled.sensitivity, first=True)}; of every 100 "
+        f"others it {passed} {_of_hundred(report, pooled.specificity, first=False)}."
     )
+
+
+def _found(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
     text = (
-        f"Of every 100 {positive} {many}, the {HEADS[head]} found {_of_hundred(report, sensitivity, first=True)}; of every 100 others it "
-        f"{passed} {_of_hundred(report, specificity, first=False)}. This was counted on {sensitivity.images} {positive} and "
-        f"{specificity.images} other test {many} of {pooled.patients} patients at {len(pooled.sites)} "
-        f"{'hospital' if len(pooled.sites) == 1 else 'hospitals'}, {kept_apart}."
+        f"{found_text(report, head, pooled)} This was counted on {pooled.sensitivity.images} {class_words(report.positive_class)} and "
+        f"{pooled.specificity.images} other test {units(report)} of {pooled.patients} patients at {len(pooled.sites)} "
+        f"{'hospital' if len(pooled.sites) == 1 else 'hospitals'}, {kept_apart(report, pooled)}."
     )
     return Statement(text, "plain", "counted")
 

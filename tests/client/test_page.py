@@ -26,7 +26,8 @@ from client.page_figures import brier_score, calibration, confident_errors, feat
 from shared.errors import StorageError
 from shared.metrics.classification import Predictions
 from shared.profile import Profile
-from shared.study import Study
+from shared.study import NoisedCounts, Study
+from shared.study_privacy import Privacy
 
 
 def study_of(classes: int) -> Study:
@@ -124,6 +125,40 @@ def test_it_says_that_it_stays_and_only_the_owner_may_read_it(page: Written) -> 
     assert "This page stays in North &amp; &lt;South&gt; Hospital" in page.text
     assert stat.S_IMODE(page.path.stat().st_mode) == 0o600
     assert not [path for path in page.path.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_where_only_noised_counts_leave_it_says_that_its_figures_are_exact(page: Written, tmp_path: Path) -> None:
+    assert "are exact, without noise" not in page.text
+    evaluation = {"evaluation": page.study.evaluation.model_copy(update={"release": NoisedCounts(epsilon="1")})}
+    noised = write_again(page, tmp_path / "noised", **evaluation)
+    assert "are exact, without noise" in noised and "confusion counts with noise only" in noised
+    assert "fitted without noise" not in noised
+    privacy = Privacy(
+        sampling_rate="1/20",
+        steps_per_round=1,
+        clipping_norm="1",
+        normaliser="1",
+        noise_multiplier="1",
+        delta="1e-5",
+    )
+    private = write_again(page, tmp_path / "private", privacy=privacy, **evaluation)
+    assert "The SVM here is fitted without noise; it and its figures stay in the house." in private
+
+
+def write_again(page: Written, folder: Path, **study: Any) -> str:
+    """The page's text where its study had these sections, which no schema looks at here."""
+    folder.mkdir()
+    path = write_page(
+        folder,
+        run="run-1",
+        profile=page.profile,
+        study=page.study.model_copy(update=study),
+        evaluated=page.evaluated,
+        parts=page.parts,
+        scores=page.scores,
+        seed=4,
+    )
+    return path.read_text(encoding="utf-8")
 
 
 def test_synthetic_data_and_stand_ins_are_named_only_where_they_are(page: Written, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from example_run import write_example_run
+from private_run import write_private_run
 from rich.console import Console
 
 from server.live import LiveView, SiteProgress, clock, plain_line, sparkline, watch
@@ -222,3 +223,18 @@ def test_a_sparkline_spans_lowest_to_highest_and_ignores_what_is_not_finite() ->
 
 def test_clock_times() -> None:
     assert [clock(seconds) for seconds in (0, 7.4, 750, 3900)] == ["00:00", "00:07", "12:30", "1:05:00"]
+
+
+def test_a_private_run_has_no_column_of_losses(tmp_path: Path) -> None:
+    folder = write_private_run(tmp_path / "private")
+    for event in run_events():
+        folder.note(event.model_copy(update={"loss": None, "accuracy": None}))
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, height=20, _environ={})
+    watch(folder, running=lambda: False, site_progress=None, console=console)
+    shown = out.getvalue()
+    assert "hospital" in shown and "north" in shown
+    assert "loss" not in shown and "accuracy" not in shown and "None" not in shown
+    plain = io.StringIO()
+    watch(folder, running=lambda: False, site_progress=None, console=Console(file=plain))
+    assert "None" not in plain.getvalue() and "loss" not in plain.getvalue()

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from private_run import private_study
+from small_study import write_study
 from typer.testing import CliRunner
 
 import server.planning as planning
 from server.cli import app
-from server.planning import Plan, Question, plan
+from server.planning import Plan, Question, plan, question_of
 from server.planning_page import MOST_DRAWN, render_plan
-from shared.errors import CalibrationError, MechanismError, StorageError
+from shared.errors import CalibrationError, InputError, MechanismError, StorageError, StudyError
 from shared.privacy.mechanisms import SubsampledGaussian
 from shared.privacy.pld import pld_epsilon
 from shared.privacy.rdp import rdp_epsilon
+from shared.study import load_study
+from shared.study_cost import run_epsilon, study_events
 
 ASKED = ["plan", "--sampling-rate", "1/100", "--steps-per-round", "500", "--rounds", "20", "--delta", "1e-6"]
 GRID = (0.6, 1.0, 4.0)
@@ -122,3 +127,59 @@ def test_what_can_not_be_is_an_error(more: Sequence[str], error: type[Exception]
 
 def _points(text: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in (pair.split(",") for pair in text.split())]
+
+
+# -- of a study --------------------------------------------------------------------------------------------------------
+
+
+def study_file(path: Path, **changes: Any) -> Path:
+    values = private_study(svm=True, **changes).to_data()
+    if "epsilon" in changes:
+        values["privacy"]["noise_multiplier"] = None
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def test_a_studys_rows_hold_all_its_releases_and_its_own_is_marked(tmp_path: Path) -> None:
+    study = private_study(svm=True, noise_multiplier="0.85")
+    made = plan(question_of(study, lifetime_epsilon=10.0))
+    assert [row.noise_multiplier for row in made.rows] == sorted({*GRID, 0.85})
+    [own] = [row for row in made.rows if row.stated]
+    assert (own.pld_epsilon, own.rdp_epsilon) == run_epsilon(study)
+    assert own.lifetime_share == own.rdp_epsilon / 10.0 and not own.solved
+    alone = pld_epsilon([SubsampledGaussian(0.05, 0.85, 20)], 1e-5)
+    assert own.pld_epsilon > alone
+    fits = own.runs_in_lifetime
+    assert fits is not None
+    assert rdp_epsilon(study_events(study) * fits, 1e-5) <= 10.0 < rdp_epsilon(study_events(study) * (fits + 1), 1e-5)
+    page = render_plan(made)
+    assert "(the study&#39;s)" in page or "(the study's)" in page
+    assert "a private SVM of 5 steps with noise multiplier 4, counts with geometric noise of epsilon 1" in page
+
+
+def test_a_study_that_states_an_epsilon_is_solved_as_it_is_when_it_is_read(tmp_path: Path) -> None:
+    path = study_file(tmp_path / "study.yaml", epsilon="3")
+    said = json.loads(CliRunner().invoke(app, ["plan", str(path), "--json"]).output)
+    [solved] = [row for row in said["rows"] if row["solved"]]
+    read = load_study(path).privacy
+    assert read is not None and read.noise_multiplier is not None
+    assert solved["noise_multiplier"] == float(read.noise_multiplier)
+    assert 2.9 < solved["pld_epsilon"] <= 3.0
+
+
+def test_the_command_takes_a_study_or_numbers(tmp_path: Path) -> None:
+    path = study_file(tmp_path / "study.yaml")
+
+    def refused(*arguments: str) -> str:
+        problem = CliRunner().invoke(app, ["plan", *arguments]).exception
+        assert isinstance(problem, InputError)
+        return str(problem)
+
+    said = CliRunner().invoke(app, ["plan", str(path), "--lifetime-epsilon", "20"])
+    assert said.exit_code == 0 and "the study's own" in said.output and "2 other release(s)" in said.output
+    assert "--rounds" in refused(str(path), "--rounds", "3")
+    assert "--delta is not given" in refused(*ASKED[1:7])
+    assert "expected a study" in refused()
+    plain = write_study(tmp_path / "plain.yaml")
+    assert "no privacy section" in refused(str(plain))
+    assert isinstance(CliRunner().invoke(app, ["plan", str(tmp_path / "none.yaml")]).exception, StudyError)
