@@ -32,6 +32,10 @@ class SiteData(Strict):
         default=None,
         description="where the data has no patient id: which id stands in, e.g. lesion_id; every report repeats it",
     )
+    label_field: Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]+$")] | None = Field(
+        default=None,
+        description="layout dicom_folder without a labels.csv: keyword of the header field that holds the label, e.g. SeriesDescription",
+    )
     unreadable: Literal["stop", "skip"] = Field(default="stop", description="what to do at an image that can't be read")
 
 

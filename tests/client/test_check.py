@@ -50,6 +50,7 @@ def profile(
     synthetic: bool = False,
     **data: Any,
 ) -> Profile:
+    stand_in = {"patient_stand_in": "lesion_id"} if layout == "ham10000" else {}
     return Profile.model_validate(
         {
             "schema": "consilium/profile/1",
@@ -57,7 +58,7 @@ def profile(
             "title": "Hospital [red]Test[/red]",
             "device": device,
             "cache": cache,
-            "data": {"layout": layout, "root": str(root), "synthetic": synthetic, **data},
+            "data": {"layout": layout, "root": str(root), "synthetic": synthetic, **stand_in, **data},
         }
     )
 
