@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from client.data.records import Problem, Record
 from shared.errors import UnreadableImageError
 from shared.imaging.files import read_image
 from shared.imaging.masks import read_mask
-from shared.imaging.pixels import Pixels
+from shared.imaging.pixels import Pixels, pixel_digest
 
 Masks = Literal["ignore", "read", "require"]
 """Whether the masks are read too, and whether a record (of those that the study takes) can't be used without one."""
@@ -70,7 +69,7 @@ def survey_image(image: Path, records: Sequence[Record], *, masks: Masks) -> tup
             continue
         if not marked.any():
             problems.append(Problem(path, "the mask marks no pixel"))
-    return SurveyedImage(_content(pixels), _bytes_a_pixel(pixels)), problems
+    return SurveyedImage(pixel_digest(pixels.array), _bytes_a_pixel(pixels)), problems
 
 
 def survey(
@@ -117,12 +116,6 @@ def find_duplicates(survey: Survey, records: Sequence[Record]) -> Duplicates:
         groups=tuple(tuple(paths) for paths in files.values() if len(paths) > 1),
         across=tuple(tuple(paths) for content, paths in files.items() if len(patients[content]) > 1),
     )
-
-
-def _content(pixels: Pixels) -> str:
-    digest = hashlib.sha256(f"{pixels.array.dtype.str}{pixels.array.shape}".encode())
-    digest.update(pixels.array.data)
-    return digest.hexdigest()
 
 
 def _bytes_a_pixel(pixels: Pixels) -> int:

@@ -71,7 +71,7 @@ class Adapter(Protocol):
 
 @runtime_checkable
 class Configurable(Protocol):
-    """An adapter that has settings of its own in the profile (`SETTINGS` of client.data.registry)."""
+    """An adapter that has settings of its own in the profile, beside root and layout."""
 
     def configured(self, data: SiteData) -> Adapter:
         """The same layout as the profile wants it read. Raises ProfileError."""

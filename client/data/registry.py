@@ -8,7 +8,11 @@ from pathlib import Path
 
 from client.data.busi import Busi
 from client.data.cbis_ddsm import CbisDdsm
+from client.data.dicom_folder import DicomFolder
 from client.data.ham10000 import Ham10000
+from client.data.image_folder import ImageFolder
+from client.data.isic2019 import Isic2019
+from client.data.medmnist import MedMnist
 from client.data.records import Adapter, Configurable, Holding, Unit
 from shared.errors import DataError, ProfileError
 from shared.profile import Profile, SiteData
@@ -16,7 +20,11 @@ from shared.profile import Profile, SiteData
 ADAPTERS: Mapping[str, Adapter] = {
     "busi": Busi(),
     "cbis_ddsm": CbisDdsm(),
+    "dicom_folder": DicomFolder(),
     "ham10000": Ham10000(),
+    "image_folder": ImageFolder(),
+    "isic2019": Isic2019(),
+    "medmnist": MedMnist(),
 }
 """Adapter of each layout, by the name that `data.layout` of a profile gives."""
 
