@@ -25,7 +25,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 class SiteData(Strict):
     """Where the images lie and how their folder is laid out."""
 
-    layout: Name = Field(description="name of the adapter, e.g. cbis_ddsm or ham10000")
+    layout: Name = Field(description="name of the adapter, e.g. dicom_folder; all are in docs/layouts.md")
     root: str
     synthetic: bool = Field(description="true for phantoms: every report then says so")
     patient_stand_in: str | None = Field(

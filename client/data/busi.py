@@ -29,13 +29,13 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True)
 class Busi:
-    """One record an image; the label is its folder, the patient the near-duplicate group (or, without the table, the image).
+    """One record an image, which is a view; the label is its folder, the patient the near-duplicate group (without the table, the image).
 
     Masks of normal images are published empty, so a normal record has none. A mask without its image, and a row of the table without one,
     is a problem. Raises DataError where no class folder or no image is there, or the table lacks a column.
     """
 
-    units: tuple[Unit, ...] = ("image",)
+    units: tuple[Unit, ...] = ("image", "view")
 
     def __call__(self, root: Path, *, unit: Unit) -> Holding:
         require_unit("busi", self.units, unit)

@@ -59,7 +59,7 @@ class DicomFolder:
             first = f"; the first problem: {headers.problems[0]}" if headers.problems else ""
             raise DataError(f"{root}: no DICOM image is there{first}")
         problems = [*headers.problems, *(index.problems if index is not None else ())]
-        images = _without_copies(headers.images, problems)
+        images = _without_copies(root, index, headers.images, problems)
         jobs: _Jobs = [(image, None) for image in images] if index is None else _listed(root, index, images, problems)
         records: dict[str, Record] = {}
         used: list[ImageHeader] = []
@@ -136,15 +136,23 @@ class DicomFolder:
 _Jobs = list[tuple[ImageHeader, Entry | None]]
 
 
-def _without_copies(images: Sequence[ImageHeader], problems: list[Problem]) -> list[ImageHeader]:
+def _without_copies(
+    root: Path, index: Index | None, images: Sequence[ImageHeader], problems: list[Problem]
+) -> list[ImageHeader]:
+    """One file for each SOP Instance UID: one that the table names, else the first."""
+    named = (
+        {root / relative_name(entry.named["file"]) for entry in index.entries if "file" in entry.named}
+        if index
+        else set()
+    )
     first: dict[str, ImageHeader] = {}
-    for image in images:
+    for image in sorted(images, key=lambda image: image.path not in named):
         kept = first.setdefault(image.values.get(_UID) or str(image.path), image)
         if kept is not image:
             problems.append(
                 Problem(image.path, f"it has the same SOP Instance UID as {kept.path}; keep one of the two")
             )
-    return list(first.values())
+    return sorted(first.values(), key=lambda image: image.path)
 
 
 def _listed(root: Path, index: Index, images: Sequence[ImageHeader], problems: list[Problem]) -> _Jobs:
@@ -157,8 +165,8 @@ def _listed(root: Path, index: Index, images: Sequence[ImageHeader], problems: l
         file, uid = entry.named.get("file"), entry.named.get(_UID)
         image = by_file.get(relative_name(file)) if file is not None else by_uid.get(str(uid))
         if image is None:
-            wanted = f"file '{file}'" if file is not None else f"{_UID} '{uid}'"
-            problems.append(Problem(index.table, f"no usable DICOM image under {root} has the {wanted}", entry.row))
+            wanted = f"is called '{file}'" if file is not None else f"has the {_UID} '{uid}'"
+            problems.append(Problem(index.table, f"no usable DICOM image under {root} {wanted}", entry.row))
         elif uid is not None and image.values.get(_UID) != uid:
             reason = f"'{file}' has the {_UID} {image.values.get(_UID, 'of none')}, but the row says {uid}"
             problems.append(Problem(index.table, reason, entry.row))

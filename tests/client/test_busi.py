@@ -120,8 +120,9 @@ def test_a_folder_of_another_layout_ends_in_a_sentence(tmp_path: Path, state: st
         read(folder, unit="image")
 
 
-def test_any_other_unit_than_the_image_is_refused(root: Path) -> None:
-    with pytest.raises(DataError, match="only: image"):
+def test_an_image_is_a_view_and_no_finding(root: Path) -> None:
+    assert read(root, unit="view").records == read(root, unit="image").records
+    with pytest.raises(DataError, match="only: image, view"):
         read(root, unit="finding")
     assert isinstance(ADAPTERS["busi"], Busi)
 

@@ -166,7 +166,7 @@ def test_of_several_frames_the_first_is_used_and_told_unless_the_table_names_oth
 
 def test_files_and_rows_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     uid = write(tmp_path / "a.dcm")
-    shutil.copy(tmp_path / "a.dcm", tmp_path / "z-copy.dcm")
+    shutil.copy(tmp_path / "a.dcm", tmp_path / "0-copy.dcm")
     write(tmp_path / "unlisted.dcm")
     write(tmp_path / "empty-label.dcm")
     other = write(tmp_path / "other.dcm")
@@ -180,14 +180,14 @@ def test_files_and_rows_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert [record.key for record in holding.records] == ["a.dcm"]
     found = reasons(holding)
     assert set(found) == {
-        "z-copy.dcm:", "unlisted.dcm:", "no.dcm:", "empty.dcm:", "labels.csv:3", "labels.csv:4", "labels.csv:5", "labels.csv:6",
+        "0-copy.dcm:", "unlisted.dcm:", "no.dcm:", "empty.dcm:", "labels.csv:3", "labels.csv:4", "labels.csv:5", "labels.csv:6",
     }  # fmt: skip
-    assert "same SOP Instance UID" in found["z-copy.dcm:"] and "no usable row" in found["unlisted.dcm:"]
+    assert "same SOP Instance UID" in found["0-copy.dcm:"] and "no usable row" in found["unlisted.dcm:"]
     assert "is none" in found["no.dcm:"] and "is none" in found["empty.dcm:"]
-    assert "the file 'gone.dcm'" in found["labels.csv:3"] and other in found["labels.csv:4"]
+    assert "is called 'gone.dcm'" in found["labels.csv:3"] and other in found["labels.csv:4"]
     assert (
         "'label' of empty-label.dcm is empty" in found["labels.csv:5"]
-        and "SOPInstanceUID '1.2.3'" in found["labels.csv:6"]
+        and "has the SOPInstanceUID '1.2.3'" in found["labels.csv:6"]
     )
 
 
