@@ -42,6 +42,7 @@ def check_profile(profile: Profile, study: Study | None, console: Console) -> bo
         holding = read_holding(profile.data, unit=unit)
     except ConsiliumError as problem:
         return _verdict([str(problem)], console)
+    _print_patient(holding, console)
     found = _read_all(holding, study, console)
     faults: list[str] = []
     problems = (*holding.problems, *found.problems)
@@ -89,14 +90,19 @@ def _heading(profile: Profile, study: Study | None, console: Console) -> None:
         )
     else:
         _say(console, "Synthetic: no")
-    if data.patient_stand_in is not None:
-        _say(
-            console, f"Patient: the data names none; {data.patient_stand_in} stands in, and every report will repeat it"
-        )
-    else:
-        _say(console, "Patient: the data's own patient id")
     if study is not None:
         _say(console, f"Study: {study.name} ({study.title})")
+
+
+def _print_patient(holding: Holding, console: Console) -> None:
+    stand_in = holding.patient_stand_in
+    if stand_in is None:
+        _say(console, "Patient: the data's own patient id")
+    else:
+        _say(
+            console,
+            f"Patient: the data does not name every patient; {stand_in} stands in, and every report will repeat it",
+        )
 
 
 def _read_all(holding: Holding, study: Study | None, console: Console) -> Survey:

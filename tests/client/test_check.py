@@ -153,6 +153,36 @@ def test_one_class_only_ends_in_its_sentence_and_still_shows_what_is_there(hospi
     assert numbers(text, "nv") == [40, 40]
 
 
+def test_a_stand_in_that_the_profile_does_not_name_is_a_fault_and_one_that_is_not_needed_a_note(
+    hospital: Path, tmp_path: Path
+) -> None:
+    ready, text = run(profile(hospital, patient_stand_in=None))
+    assert not ready
+    assert "write patient_stand_in: lesion_id" in text and "own patient id" not in text
+    root = tmp_path / "phantom"
+    write_phantom(root, patients=3, seed=1, scanner="halide")
+    ready, text = run(profile(root, layout="cbis_ddsm", patient_stand_in="lesion_id"))
+    assert ready
+    assert "Patient: the data's own patient id" in text
+    assert "remove data.patient_stand_in, or every report will say so" in text
+
+
+def test_what_should_be_known_of_the_data_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mel").mkdir()
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "mel" / "a.png")
+    ready, text = run(profile(tmp_path, layout="image_folder", patient_stand_in="image"))
+    assert ready
+    assert "Note: there is no index.csv: every image is its own patient" in text
+
+
+def test_only_what_the_study_takes_needs_a_mask(hospital: Path) -> None:
+    data = study().to_data()
+    task = {**data["task"], "classes": {"benign": ["cyst"], "malignant": ["mel"]}}
+    changed = study(preprocessing={**data["preprocessing"], "region": "finding"}, task=task)
+    _, text = run(profile(hospital), changed)
+    assert "Unusable files or rows: 20" in text
+
+
 def test_an_empty_folder_and_an_unknown_layout_end_in_sentences(tmp_path: Path) -> None:
     ready, text = run(profile(tmp_path))
     assert not ready and "is empty" in text
