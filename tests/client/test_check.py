@@ -246,3 +246,19 @@ def test_the_three_real_hospitals_can_serve_both_studies(site: str) -> None:
     assert numbers(text, "malignant")[-2] == sum(row["dx"] in ("mel", "bcc", "akiec") for row in rows)
     seven = load_study(ROOT / "configs" / "ham10000_resnet34_cbam_svm_seven.yaml")
     assert run(loaded, seven)[0]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "malignant", "all_units"), [("busi", 210, 437 + 210), ("breastmnist", 210, 546 + 78 + 156)]
+)
+def test_the_published_breast_ultrasound_can_serve_its_study(name: str, malignant: int, all_units: int) -> None:
+    if "FEDERATION_DATA" not in os.environ:
+        pytest.skip("FEDERATION_DATA is not set: the published images are not there")
+    wanted = load_study(ROOT / "configs" / f"{name}_resnet18.yaml")
+    ready, text = run(load_profile(ROOT / "sites" / name / "baheya"), wanted)
+    assert ready, text
+    assert numbers(text, f"{wanted.task.unit}s")[-1] == all_units
+    assert numbers(text, "malignant")[-2] == malignant
+    if name == "breastmnist":
+        assert numbers(text, "images")[:3] == [546, 78, 156]
