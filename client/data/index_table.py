@@ -1,8 +1,8 @@
 """A hospital's own table of its images: which file, what it shows, whose it is, and whatever else is known.
 
 Columns: `file` (relative to the folder of the table) or another that identifies the image, and, all optional, `label`, `patient`, `mask`
-(relative too; several are separated by `;`), `division` (train or test), `frame` (from 1, of a multi-frame file). Any other column is an
-attribute that studies can select by, and metadata: a number where the cell is one.
+(relative too; several are separated by `;`), `division` (train or test), `frame` (from 1, of a multi-frame file); case does not matter in
+these names. Any other column is an attribute that studies can select by, and metadata: a number where the cell is one.
 """
 
 from __future__ import annotations
@@ -67,9 +67,15 @@ class Index:
 def read_index(table: Path, identifying: Sequence[str]) -> Index:
     """Read the table; at least one of the `identifying` columns must be there, and filled in every row. Raises DataError."""
     rows, problems = read_rows(table)
+    written = [name.lower() for name in (rows[0][1] if rows else ())]
+    known = {name.lower(): name for name in (*_KNOWN, *identifying)}  # `Patient` is no attribute
+    rows = [(row, {known.get(name.lower(), name): cell for name, cell in cells.items()}) for row, cells in rows]
     columns = frozenset(rows[0][1]) if rows else frozenset()
     if not rows:
         raise DataError(f"{table}: the table has no rows")
+    twice = next((name for key, name in known.items() if written.count(key) > 1), None)
+    if twice is not None:
+        raise DataError(f"{table}: the column '{twice}' is there more than once")
     if not columns.intersection(identifying):
         there = ", ".join(f"'{name}'" for name in rows[0][1])
         raise DataError(

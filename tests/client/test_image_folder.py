@@ -82,6 +82,19 @@ def test_without_a_label_column_the_folder_is_the_label(root: Path) -> None:
     assert [record.label for record in read(root, unit="image").records] == ["benign", "benign", "malignant"]
 
 
+def test_a_known_column_is_known_in_any_case_and_never_an_attribute(root: Path) -> None:
+    index(root, "File,Label,PATIENT\nbenign/a.png,cyst,P1\nbenign/deep/b.JPG,cyst,P1\nmalignant/c.tiff,cyst,P2\n")
+    holding = read(root, unit="image")
+    assert [(record.label, record.patient, record.attributes) for record in holding.records] == [
+        ("cyst", "P1", {}),
+        ("cyst", "P1", {}),
+        ("cyst", "P2", {}),
+    ]
+    index(root, "file,label,Label\nbenign/a.png,x,y\n")
+    with pytest.raises(DataError, match="'label' is there more than once"):
+        read(root, unit="image")
+
+
 def test_rows_and_images_that_cannot_be_used_are_problems_with_their_line(root: Path) -> None:
     index(
         root,
