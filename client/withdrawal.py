@@ -19,7 +19,7 @@ from pathlib import Path
 from client.answered import forget as forget_answer
 from client.data.cache import forget_records
 from client.data.records import Record
-from client.data.registry import adapter_named
+from client.data.registry import adapter_for
 from client.kept_scores import forget_scores
 from client.own_runs import OwnRun, own_runs, read_run
 from client.publications import publications
@@ -103,7 +103,7 @@ def _records_of(folder: SiteFolder, tags: Tags, tag: str, patient: str) -> tuple
 
 def _all_records(folder: SiteFolder, notes: list[str]) -> Iterator[Record]:
     data = folder.profile().data
-    adapter = adapter_named(data.layout)
+    adapter = adapter_for(data)
     wanted = {adapter.units[0]}
     with contextlib.suppress(ConsiliumError):  # not joined: there is no study then
         wanted |= {unit for one in publications(folder) for unit in adapter.units if one.study["task"]["unit"] == unit}

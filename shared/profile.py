@@ -26,12 +26,16 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 class SiteData(Strict):
     """Where the images lie and how their folder is laid out."""
 
-    layout: Name = Field(description="name of the adapter, e.g. cbis_ddsm or ham10000")
+    layout: Name = Field(description="name of the adapter, e.g. dicom_folder; all are in docs/layouts.md")
     root: str
     synthetic: bool = Field(description="true for phantoms: every report then says so")
     patient_stand_in: str | None = Field(
         default=None,
         description="where the data has no patient id: which id stands in, e.g. lesion_id; every report repeats it",
+    )
+    label_field: Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]+$")] | None = Field(
+        default=None,
+        description="layout dicom_folder without a labels.csv: keyword of the header field that holds the label, e.g. SeriesDescription",
     )
     unreadable: Literal["stop", "skip"] = Field(default="stop", description="what to do at an image that can't be read")
 

@@ -21,6 +21,24 @@ in `docs/studies/`.
 A private study has a chapter of its own, [below](#a-private-study).
 
 This page is made from the schemas by `python -m shared.study_page > docs/studies.md`; a test holds them together.
+
+# One study, several layouts
+
+A study runs in a second domain by another profile alone. What has to hold:
+
+- `task.classes` lists the labels of every layout that the study is for ([layouts.md](layouts.md) has them). A label that a layout does not
+  know does no harm; a record whose label stands in no class is left out and counted.
+
+      classes:                                            # ham10000, isic2019, DermaMNIST
+        benign: [nv, bkl, df, vasc]
+        malignant: [mel, bcc, akiec, ak, scc]
+
+- `task.unit` is one that every layout has: all but cbis_ddsm have `image`; cbis_ddsm, busi, dicom_folder and image_folder have `view`.
+- `data.select` names attributes that every layout has, or nothing; `division: official` needs a published test part.
+- `preprocessing.region: finding` needs masks everywhere; `intensity: region_percentiles` makes 8-bit photographs and 12-bit mammograms
+  alike.
+
+`configs/busi_resnet18.yaml` is such a study: with `sites/busi/baheya` it runs on breast ultrasound, with `sites/demo/anna` on mammograms.
 """
 
 

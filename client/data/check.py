@@ -17,7 +17,7 @@ from rich.table import Table
 
 from client.data.image_survey import Masks, Survey, find_duplicates, images_of, survey
 from client.data.records import Holding, Problem, Record
-from client.data.registry import adapter_named
+from client.data.registry import adapter_named, read_holding
 from client.data.selection import Cohort, choose
 from client.data.splits import PARTS
 from shared.errors import ConsiliumError
@@ -39,13 +39,15 @@ def check_profile(profile: Profile, study: Study | None, console: Console) -> bo
     try:
         adapter = adapter_named(profile.data.layout)
         unit = study.task.unit if study is not None else adapter.units[0]
-        holding = adapter(Path(profile.data.root), unit=unit)
+        holding = read_holding(profile.data, unit=unit)
     except ConsiliumError as problem:
         return _verdict([str(problem)], console)
+    _print_patient(holding, console)
     found = _read_all(holding, study, console)
     faults: list[str] = []
     problems = (*holding.problems, *found.problems)
     _print_problems(problems, console)
+    _print_notes(holding, profile, console)
     if problems and profile.data.unreadable == "stop":
         faults.append(
             f"{_count(len(problems), 'file or row', 'files or rows')} can't be used and the profile says data.unreadable: stop"
@@ -88,14 +90,19 @@ def _heading(profile: Profile, study: Study | None, console: Console) -> None:
         )
     else:
         _say(console, "Synthetic: no")
-    if data.patient_stand_in is not None:
-        _say(
-            console, f"Patient: the data names none; {data.patient_stand_in} stands in, and every report will repeat it"
-        )
-    else:
-        _say(console, "Patient: the data's own patient id")
     if study is not None:
         _say(console, f"Study: {study.name} ({study.title})")
+
+
+def _print_patient(holding: Holding, console: Console) -> None:
+    stand_in = holding.patient_stand_in
+    if stand_in is None:
+        _say(console, "Patient: the data's own patient id")
+    else:
+        _say(
+            console,
+            f"Patient: the data does not name every patient; {stand_in} stands in, and every report will repeat it",
+        )
 
 
 def _read_all(holding: Holding, study: Study | None, console: Console) -> Survey:
@@ -104,7 +111,12 @@ def _read_all(holding: Holding, study: Study | None, console: Console) -> Survey
         masks = "require" if study.preprocessing.region == "finding" else "ignore"
     images = images_of(holding.records)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        return survey(holding.records, masks=masks, read=progress.track(images, description="Reading images"))
+        read = progress.track(images, description="Reading images")
+        return survey(holding.records, masks=masks, read=read, taken=lambda record: _taken(record, study))
+
+
+def _taken(record: Record, study: Study | None) -> bool:
+    return study is None or study.task.class_of(record.label) is not None
 
 
 def _print_problems(problems: Sequence[Problem], console: Console) -> None:
@@ -116,6 +128,17 @@ def _print_problems(problems: Sequence[Problem], console: Console) -> None:
         _say(console, f"  {problem}")
     if len(problems) > _SHOWN:
         _say(console, f"  ... and {len(problems) - _SHOWN} more")
+
+
+def _print_notes(holding: Holding, profile: Profile, console: Console) -> None:
+    notes = list(holding.notes)
+    if holding.patient_stand_in is None and profile.data.patient_stand_in is not None:
+        notes.append(
+            f"the profile says that {profile.data.patient_stand_in} stands in for the patient, but the data names every patient; remove "
+            "data.patient_stand_in, or every report will say so"
+        )
+    for note in notes:
+        _say(console, f"Note: {note}", style="yellow")
 
 
 def _print_cohort(cohort: Cohort, study: Study, console: Console) -> None:

@@ -6,11 +6,11 @@ patient: the lesion stands in for it, since one lesion has up to six images; the
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.data.csv_table import read_rows
 from client.data.records import Holding, Problem, Record, Unit, require_unit
 from shared.errors import DataError
 
@@ -35,8 +35,8 @@ class Ham10000:
         table = _table_in(root)
         images, masks = _files_under(root)
         records: dict[str, Record] = {}
-        problems: list[Problem] = []
-        for row, cells in _rows(table):
+        rows, problems = read_rows(table, _REQUIRED)
+        for row, cells in rows:
             item = _record(table, row, cells, images, masks)
             if isinstance(item, Record) and item.key in records:
                 item = Problem(table, f"image {item.key} already stands in an earlier row", row)
@@ -47,7 +47,7 @@ class Ham10000:
         if not records:
             first = f"; the first problem: {problems[0]}" if problems else ", which has no rows"
             raise DataError(f"{root}: no image can be used of those in {table.name}{first}")
-        return Holding(tuple(records.values()), tuple(problems))
+        return Holding(tuple(records.values()), tuple(problems), patient_stand_in="lesion_id")
 
 
 def _table_in(root: Path) -> Path:
@@ -79,28 +79,10 @@ def _files_under(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     return images, masks
 
 
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, restval="", strict=True)
-            columns = reader.fieldnames or []
-            missing = [name for name in _REQUIRED if name not in columns]
-            if missing:
-                raise DataError(
-                    f"{table}: column{'s' if len(missing) > 1 else ''} {', '.join(f'{name!r}' for name in missing)} missing; "
-                    f"the columns there are {', '.join(f'{name!r}' for name in columns) or 'none'}"
-                )
-            return [(reader.line_num, row) for row in reader]
-    except (csv.Error, UnicodeDecodeError) as problem:
-        raise DataError(f"{table}: not a readable CSV table: {problem}") from None
-    except OSError as problem:
-        raise DataError(f"{table}: can't be read: {problem.strerror}") from None
-
-
 def _record(
     table: Path, row: int, cells: dict[str, str], images: dict[str, Path], masks: dict[str, Path]
 ) -> Record | Problem:
-    values = {name: cells[name].strip() for name in _REQUIRED}
+    values = {name: cells[name] for name in _REQUIRED}
     for name in ("lesion_id", "image_id", "dx"):
         if not values[name]:
             return Problem(table, f"'{name}' is empty", row)

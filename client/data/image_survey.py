@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,10 +11,10 @@ from client.data.records import Problem, Record
 from shared.errors import UnreadableImageError
 from shared.imaging.files import read_image
 from shared.imaging.masks import read_mask
-from shared.imaging.pixels import Pixels
+from shared.imaging.pixels import Pixels, pixel_digest
 
 Masks = Literal["ignore", "read", "require"]
-"""Whether the masks are read too, and whether a record without one can't be used."""
+"""Whether the masks are read too, and whether a record (of those that the study takes) can't be used without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,6 @@ def survey_image(image: Path, records: Sequence[Record], *, masks: Masks) -> tup
     except UnreadableImageError as problem:
         return None, [_problem(image, problem)]
     problems = []
-    if masks == "require" and not all(record.masks for record in records):
-        problems.append(Problem(image, "it has no mask, but the study's preprocessing.region is 'finding'"))
     for path in dict.fromkeys(path for record in records for path in record.masks) if masks != "ignore" else ():
         try:
             marked = read_mask(path, pixels.size)
@@ -72,24 +69,36 @@ def survey_image(image: Path, records: Sequence[Record], *, masks: Masks) -> tup
             continue
         if not marked.any():
             problems.append(Problem(path, "the mask marks no pixel"))
-    return SurveyedImage(_content(pixels), _bytes_a_pixel(pixels)), problems
+    return SurveyedImage(pixel_digest(pixels.array), _bytes_a_pixel(pixels)), problems
 
 
-def survey(records: Sequence[Record], *, masks: Masks, read: Iterable[Path] | None = None) -> Survey:
-    """Read every image of `records` once. `read` gives the image files in the order to read them, e.g. a progress bar over them."""
+def survey(
+    records: Sequence[Record],
+    *,
+    masks: Masks,
+    read: Iterable[Path] | None = None,
+    taken: Callable[[Record], bool] = lambda record: True,
+) -> Survey:
+    """Read every image of `records` once. `read` gives the image files in the order to read them, e.g. a progress bar over them.
+
+    `taken` says which records the study takes: where masks are required, only these need one.
+    """
+    bare = {record.key for record in records if masks == "require" and not record.masks and taken(record)}
     grouped = images_of(records)
     images: dict[Path, SurveyedImage] = {}
     problems: list[Problem] = []
     for image in grouped if read is None else read:
         found, met = survey_image(image, grouped[image], masks=masks)
         problems.extend(met)
+        if found is not None and any(record.key in bare for record in grouped[image]):
+            problems.append(Problem(image, "it has no mask, but the study's preprocessing.region is 'finding'"))
         if found is not None:
             images[image] = found
     spoilt = {problem.file for problem in problems}
     usable = tuple(
         record
         for record in records
-        if record.image in images and not spoilt.intersection(record.masks) and (record.masks or masks != "require")
+        if record.image in images and not spoilt.intersection(record.masks) and record.key not in bare
     )
     return Survey(usable, tuple(problems), images)
 
@@ -107,12 +116,6 @@ def find_duplicates(survey: Survey, records: Sequence[Record]) -> Duplicates:
         groups=tuple(tuple(paths) for paths in files.values() if len(paths) > 1),
         across=tuple(tuple(paths) for content, paths in files.items() if len(patients[content]) > 1),
     )
-
-
-def _content(pixels: Pixels) -> str:
-    digest = hashlib.sha256(f"{pixels.array.dtype.str}{pixels.array.shape}".encode())
-    digest.update(pixels.array.data)
-    return digest.hexdigest()
 
 
 def _bytes_a_pixel(pixels: Pixels) -> int:

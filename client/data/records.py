@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from shared.errors import DataError
+from shared.profile import SiteData
 
 Part = Literal["train", "validation", "test"]
 Unit = Literal["finding", "view", "image"]
@@ -46,10 +47,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """All records of a folder, and all that could not be used."""
+    """All records of a folder, and all that could not be used.
+
+    `notes` are sentences about what can be used, but should be known. `patient_stand_in` is the id that some record has for its
+    patient because the data names none; the profile must say the same.
+    """
 
     records: tuple[Record, ...]
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    patient_stand_in: str | None = None
 
 
 class Adapter(Protocol):
@@ -60,6 +67,14 @@ class Adapter(Protocol):
         """What one label of the layout can belong to, the usual one first."""
 
     def __call__(self, root: Path, *, unit: Unit) -> Holding: ...
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """An adapter that has settings of its own in the profile, beside root and layout."""
+
+    def configured(self, data: SiteData) -> Adapter:
+        """The same layout as the profile wants it read. Raises ProfileError."""
 
 
 def require_unit(layout: str, units: tuple[Unit, ...], unit: Unit) -> None:

@@ -6,15 +6,25 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
+from client.data.busi import Busi
 from client.data.cbis_ddsm import CbisDdsm
+from client.data.dicom_folder import DicomFolder
 from client.data.ham10000 import Ham10000
-from client.data.records import Adapter, Holding, Unit
+from client.data.image_folder import ImageFolder
+from client.data.isic2019 import Isic2019
+from client.data.medmnist import MedMnist
+from client.data.records import Adapter, Configurable, Holding, Unit
 from shared.errors import DataError, ProfileError
-from shared.profile import Profile
+from shared.profile import Profile, SiteData
 
 ADAPTERS: Mapping[str, Adapter] = {
+    "busi": Busi(),
     "cbis_ddsm": CbisDdsm(),
+    "dicom_folder": DicomFolder(),
     "ham10000": Ham10000(),
+    "image_folder": ImageFolder(),
+    "isic2019": Isic2019(),
+    "medmnist": MedMnist(),
 }
 """Adapter of each layout, by the name that `data.layout` of a profile gives."""
 
@@ -28,12 +38,44 @@ def adapter_named(layout: str) -> Adapter:
     raise ProfileError(f"data.layout: unknown layout '{layout}'{hint}")
 
 
+def adapter_for(data: SiteData) -> Adapter:
+    """The adapter of a profile's layout with the profile's settings.
+
+    Raises ProfileError for an unknown layout, and where a setting is given that the layout does not have.
+    """
+    adapter = adapter_named(data.layout)
+    if isinstance(adapter, Configurable):
+        return adapter.configured(data)
+    if data.label_field is not None:
+        raise ProfileError(
+            f"data.label_field: the layout {data.layout} has no such setting; remove it, or use the layout dicom_folder"
+        )
+    return adapter
+
+
+def read_holding(data: SiteData, *, unit: Unit) -> Holding:
+    """Read a profile's data in its layout, problems and all.
+
+    Raises ProfileError for an unknown layout, a setting that it lacks, or a stand-in for the patient that the profile does not name (every
+    report repeats what it names); DataError where the data is not of that layout.
+    """
+    holding = adapter_for(data)(Path(data.root), unit=unit)
+    stand_in = holding.patient_stand_in
+    if stand_in is not None and stand_in != data.patient_stand_in:
+        said = "nothing" if data.patient_stand_in is None else f"'{data.patient_stand_in}'"
+        raise ProfileError(
+            f"data.patient_stand_in: the data in {data.root} does not name its patients, and {stand_in} stands in, but the profile says "
+            f"{said}; write patient_stand_in: {stand_in}"
+        )
+    return holding
+
+
 def open_holding(profile: Profile, *, unit: Unit) -> Holding:
     """Read the profile's data in its layout; with `data.unreadable: stop`, files and rows that can't be used are an error.
 
-    Raises ProfileError for an unknown layout, DataError where the data is not of that layout or has problems that must stop it.
+    Raises ProfileError and DataError as `read_holding`, DataError also where problems must stop it.
     """
-    holding = adapter_named(profile.data.layout)(Path(profile.data.root), unit=unit)
+    holding = read_holding(profile.data, unit=unit)
     if holding.problems and profile.data.unreadable == "stop":
         shown = "; ".join(str(problem) for problem in holding.problems[:3])
         more = f"; and {len(holding.problems) - 3} more" if len(holding.problems) > 3 else ""

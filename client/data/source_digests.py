@@ -10,7 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from client.data.cache_files import written_whole
-from shared.canonical import file_digest
+from shared.canonical import digest, file_digest
+from shared.errors import UnreadableImageError
+from shared.imaging.arrays import read_row
+from shared.imaging.inside import inside, source_file
+from shared.imaging.pixels import pixel_digest
 
 _NAME = "sources.json"
 _FORMAT = "consilium/source-digests/1"
@@ -23,7 +27,8 @@ Stamp = tuple[int, int, int, int]
 def source_digests(folder: Path, files: Iterable[Path], workers: int = 1) -> dict[Path, str | None]:
     """Lower-case hex SHA-256 of each file, None where it can't be read. Remembers them in `folder`; raises OSError.
 
-    A remembered digest stands while size, modification and change time (ns) and inode of the file are the same.
+    A remembered digest stands while size, modification and change time (ns) and inode of the file are the same. An image inside a file
+    (`shared.imaging.inside`) has a digest of its own: of its pixels in an archive, else of the file's digest and the frame.
     """
     memory = _remembered(folder)
     wanted = list(dict.fromkeys(files))
@@ -76,14 +81,19 @@ def _remembered(folder: Path) -> dict[str, tuple[Stamp, str]]:
 
 def _stamp(path: Path) -> Stamp | None:
     try:
-        status = os.stat(path)  # noqa: PTH116  # called for every file of the holding
+        status = os.stat(source_file(path))  # noqa: PTH116  # called for every file of the holding
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _digest(path: Path) -> str | None:
+    place = inside(path)
     try:
-        return file_digest(path)
-    except OSError:
+        if place is None:
+            return file_digest(path)
+        if place.part == "frame":
+            return digest([file_digest(place.file), place.index])
+        return pixel_digest(read_row(place).array)
+    except (OSError, UnreadableImageError):
         return None

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from shared.errors import UnreadableImageError
+from shared.imaging.arrays import read_row
 from shared.imaging.decoder import decode_dicom
+from shared.imaging.inside import Inside, inside
 from shared.imaging.pixels import MAXIMUM_PIXELS, Pixels, checked, unreadable
 
 _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
@@ -18,8 +21,12 @@ def read_image(path: Path, frame: int = 0) -> Pixels:
     """The pixels of a DICOM, PNG, JPEG, TIFF, BMP ... file.
 
     DICOM is known by its magic (PS3.10, bytes 128 to 131) or, where the preamble is missing, by its suffix. `frame`
-    counts from 0 in multi-frame DICOM and multi-page TIFF. Raises UnreadableImageError naming the file.
+    counts from 0 in multi-frame DICOM and multi-page TIFF. `path` can also be the address of an image inside a file
+    (`shared.imaging.inside`). Raises UnreadableImageError naming the file.
     """
+    place = inside(path)
+    if place is not None:
+        return _read_inside(place)
     try:
         with path.open("rb") as stream:
             head = stream.read(132)
@@ -32,6 +39,15 @@ def read_image(path: Path, frame: int = 0) -> Pixels:
     if head[128:132] == b"DICM" or path.suffix.lower() in _DICOM_SUFFIXES:
         return decode_dicom(path, frame)
     return _read_picture(path, frame)
+
+
+def _read_inside(place: Inside) -> Pixels:
+    if place.part != "frame":
+        return read_row(place)
+    try:
+        return read_image(place.file, place.index)
+    except UnreadableImageError as problem:
+        raise UnreadableImageError(str(problem).replace(str(place.file), str(place.address), 1)) from None
 
 
 def _read_picture(path: Path, frame: int) -> Pixels:

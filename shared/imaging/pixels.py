@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,13 @@ def checked(array: NDArray[Any], bits: int, path: Path) -> Pixels:
     if array.ndim == 3 and array.shape[2] == 3:
         return Pixels(np.ascontiguousarray(array), bits, "RGB")
     raise unreadable(path, f"its pixels have the shape {array.shape}, expected (height, width) or (height, width, 3)")
+
+
+def pixel_digest(array: NDArray[Any]) -> str:
+    """Lower-case hex SHA-256 of type, shape and pixels."""
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def unreadable(

@@ -50,6 +50,7 @@ def profile(
     synthetic: bool = False,
     **data: Any,
 ) -> Profile:
+    stand_in = {"patient_stand_in": "lesion_id"} if layout == "ham10000" else {}
     return Profile.model_validate(
         {
             "schema": "consilium/profile/1",
@@ -57,7 +58,7 @@ def profile(
             "title": "Hospital [red]Test[/red]",
             "device": device,
             "cache": cache,
-            "data": {"layout": layout, "root": str(root), "synthetic": synthetic, **data},
+            "data": {"layout": layout, "root": str(root), "synthetic": synthetic, **stand_in, **data},
         }
     )
 
@@ -152,6 +153,36 @@ def test_one_class_only_ends_in_its_sentence_and_still_shows_what_is_there(hospi
     assert numbers(text, "nv") == [40, 40]
 
 
+def test_a_stand_in_that_the_profile_does_not_name_is_a_fault_and_one_that_is_not_needed_a_note(
+    hospital: Path, tmp_path: Path
+) -> None:
+    ready, text = run(profile(hospital, patient_stand_in=None))
+    assert not ready
+    assert "write patient_stand_in: lesion_id" in text and "own patient id" not in text
+    root = tmp_path / "phantom"
+    write_phantom(root, patients=3, seed=1, scanner="halide")
+    ready, text = run(profile(root, layout="cbis_ddsm", patient_stand_in="lesion_id"))
+    assert ready
+    assert "Patient: the data's own patient id" in text
+    assert "remove data.patient_stand_in, or every report will say so" in text
+
+
+def test_what_should_be_known_of_the_data_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mel").mkdir()
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "mel" / "a.png")
+    ready, text = run(profile(tmp_path, layout="image_folder", patient_stand_in="image"))
+    assert ready
+    assert "Note: there is no index.csv: every image is its own patient" in text
+
+
+def test_only_what_the_study_takes_needs_a_mask(hospital: Path) -> None:
+    data = study().to_data()
+    task = {**data["task"], "classes": {"benign": ["cyst"], "malignant": ["mel"]}}
+    changed = study(preprocessing={**data["preprocessing"], "region": "finding"}, task=task)
+    _, text = run(profile(hospital), changed)
+    assert "Unusable files or rows: 20" in text
+
+
 def test_an_empty_folder_and_an_unknown_layout_end_in_sentences(tmp_path: Path) -> None:
     ready, text = run(profile(tmp_path))
     assert not ready and "is empty" in text
@@ -215,3 +246,19 @@ def test_the_three_real_hospitals_can_serve_both_studies(site: str) -> None:
     assert numbers(text, "malignant")[-2] == sum(row["dx"] in ("mel", "bcc", "akiec") for row in rows)
     seven = load_study(ROOT / "configs" / "ham10000_resnet34_cbam_svm_seven.yaml")
     assert run(loaded, seven)[0]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "malignant", "all_units"), [("busi", 210, 437 + 210), ("breastmnist", 210, 546 + 78 + 156)]
+)
+def test_the_published_breast_ultrasound_can_serve_its_study(name: str, malignant: int, all_units: int) -> None:
+    if "FEDERATION_DATA" not in os.environ:
+        pytest.skip("FEDERATION_DATA is not set: the published images are not there")
+    wanted = load_study(ROOT / "configs" / f"{name}_resnet18.yaml")
+    ready, text = run(load_profile(ROOT / "sites" / name / "baheya"), wanted)
+    assert ready, text
+    assert numbers(text, f"{wanted.task.unit}s")[-1] == all_units
+    assert numbers(text, "malignant")[-2] == malignant
+    if name == "breastmnist":
+        assert numbers(text, "images")[:3] == [546, 78, 156]

@@ -86,13 +86,19 @@ def test_any_other_unit_than_the_image_is_refused(root: Path, unit: str) -> None
         read(root, unit=unit)  # type: ignore[arg-type]
 
 
-def profile(root: Path, **data: str) -> Profile:
+def profile(root: Path, **data: str | None) -> Profile:
     return Profile.model_validate(
         {
             "schema": "consilium/profile/1",
             "site": "test",
             "title": "Test",
-            "data": {"layout": "ham10000", "root": str(root), "synthetic": False, **data},
+            "data": {
+                "layout": "ham10000",
+                "root": str(root),
+                "synthetic": False,
+                "patient_stand_in": "lesion_id",
+                **data,
+            },
         }
     )
 
@@ -109,8 +115,19 @@ def test_an_unknown_layout_gets_the_nearest_name(root: Path) -> None:
     assert adapter_named("ham10000") is ADAPTERS["ham10000"]
     with pytest.raises(ProfileError, match="did you mean 'cbis_ddsm'"):
         adapter_named("cbis-ddsm")
-    with pytest.raises(ProfileError, match="known layouts are cbis_ddsm, ham10000"):
+    with pytest.raises(ProfileError, match="known layouts are busi, cbis_ddsm"):
         open_holding(profile(root, layout="zzz"), unit="image")
+
+
+@pytest.mark.parametrize("said", [None, "patient_id"])
+def test_a_profile_must_name_what_stands_in_for_the_patient(root: Path, said: str | None) -> None:
+    with pytest.raises(ProfileError, match="write patient_stand_in: lesion_id"):
+        open_holding(profile(root, patient_stand_in=said), unit="image")
+
+
+def test_a_setting_of_another_layout_is_refused(root: Path) -> None:
+    with pytest.raises(ProfileError, match="label_field: the layout ham10000 has no such setting"):
+        open_holding(profile(root, label_field="SeriesDescription"), unit="image")
 
 
 @pytest.mark.real_data
