@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client import cli_consent, cli_joining, cli_ledger, cli_machine, cli_privacy, cli_records
+from client import cli_consent, cli_contrast, cli_joining, cli_ledger, cli_machine, cli_privacy, cli_records
 from shared.command import run_command
 
 app = typer.Typer(
@@ -97,6 +97,7 @@ def init(
     Console().print(f"{folder}: made; next: consilium-site request {folder}", soft_wrap=True, markup=False)
 
 
+app.command()(cli_contrast.contrast)
 app.command()(cli_joining.request)
 app.command()(cli_joining.join)
 app.command()(cli_consent.review)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from client.data.records import Part
 from client.features import PartFeatures
@@ -59,11 +60,13 @@ def write_page(
     seed: int,
     image_of: ImageOf | None = None,
     errors_shown: int = 6,
+    sections: Sequence[Markup] = (),
 ) -> Path:
     """Write `folder`/evaluation.html, one self-contained file, and return its path.
 
     `scores` are the exact scores of the test part (`client.kept_scores.load_scores` of what `evaluate` kept);
-    `image_of(i)` gives the prepared pixels of test image i, and is asked for the shown errors only. The same input
+    `image_of(i)` gives the prepared pixels of test image i, and is asked for the shown errors only; `sections` are further ones,
+    in HTML that is escaped already. The same input
     and seed give the same bytes. Raises StorageError where the file can't be written, ValueError where `scores` are
     of other images than the test part.
     """
@@ -142,6 +145,7 @@ def write_page(
             _part_row(name, parts[name], len(classes)) for name in ("train", "validation", "test") if name in parts
         ],
         "choice": _choice(evaluated, study),
+        "sections": list(sections),
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     path = folder / PAGE_NAME

@@ -136,6 +136,8 @@ is <strong>{{ card.truth }}</strong>, said <strong>{{ card.said }}</strong><br>{
 {% endfor %}<p class="soft">Images as the network gets them (region, size and intensities as the study's preprocessing says). Worth looking at for wrong labels, artefacts and findings that the cut region misses.</p>
 </section>
 
+{% for section in sections %}{{ section }}
+{% endfor %}
 <section><h2>What it was fitted and tested on</h2>
 <div class="scroll"><table><thead><tr><th>Part</th><th class="number">Patients</th><th class="number">Images</th>{% for name in classes %}<th class="number">{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in part_rows %}<tr><th>{{ row.name }}</th><td class="number">{{ row.patients }}</td><td class="number">{{ row.images }}</td>{% for count in row.by_class %}<td class="number">{{ count }}</td>{% endfor %}</tr>

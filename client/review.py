@@ -155,9 +155,14 @@ def _what_is_trained(looking: _Looking) -> Section:
 
 
 def _region(study: Study) -> str:
-    if study.preprocessing.region == "whole":
-        return "the whole image"
-    return f"a square around the finding with {100 * study.preprocessing.margin:.0f} % margin"
+    pixels = study.preprocessing
+    steps = [] if pixels.denoise == "none" else [f"denoised ({pixels.denoise})"]
+    if pixels.clahe is not None:
+        steps.append("equalised (CLAHE)")
+    after = "".join(f", {step}" for step in steps)
+    if pixels.region == "whole":
+        return f"the whole image{after}"
+    return f"a square around the finding with {100 * pixels.margin:.0f} % margin{after}"
 
 
 def _starts_from(study: Study, network: OwnNetwork | None) -> str:

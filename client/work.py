@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from markupsafe import Markup
 
 from client import run_on_ledger
-from client.cohort import OpenCohort, open_cohort
+from client.cohort import OpenCohort, open_cohort, selected
 from client.data.batches import Batches
+from client.data.contrast import effect_of
 from client.data.records import Part
 from client.data.splits import PARTS
 from client.device import chosen_device, device_name, limit_memory
@@ -27,14 +29,16 @@ from client.kept_scores import load_scores
 from client.noised_evaluation import noised_evaluation
 from client.own_runs import keep_figures, on_record
 from client.page import write_page
+from client.page_contrast import contrast_section
 from client.policy import time_is_up
 from client.private.dp_sgd import PrivateConstants, train_private_round
 from client.private.sampling import PatientSampler
 from client.site_folder import Progress
 from client.training import MemoryFormat, Precision, TrainingStopped, extract_features, resolve_auto, train_round
 from client.withdrawal import settle
-from shared.errors import DataError, PolicyError, PrivacyError, WireError
+from shared.errors import ConsiliumError, DataError, PolicyError, PrivacyError, WireError
 from shared.exact import as_float
+from shared.imaging.enhancement import is_enhanced
 from shared.metrics.classification import figures
 from shared.models import build_network
 from shared.models.network import Network
@@ -46,6 +50,8 @@ from shared.wire import Flat, Manifest, flatten, unflatten
 log = logging.getLogger("consilium.site")
 
 EVALUATION_BATCH = 64
+#: Images whose contrast is measured for the page: each is decoded once more.
+_CONTRAST_IMAGES = 100
 
 
 def do(task: Task) -> Result:
@@ -356,7 +362,22 @@ def _keep(bench: _Bench, parts: dict[Part, PartFeatures], evaluated: Evaluated) 
         scores=load_scores(_scores(bench, task.instruction.model_digest)),
         seed=derived_seed("page", task.study.seed, task.profile.site),
         image_of=_pictures(bench),
+        sections=_sections(bench),
     )
+
+
+def _sections(bench: _Bench) -> list[Markup]:
+    """What only some studies have in the page. It is worth no run: where the data can't be opened any more it is left out."""
+    task, recipe = bench.task, bench.task.study.preprocessing
+    if not is_enhanced(recipe):
+        return []
+    try:
+        records = selected(task.study, task.folder).records
+    except ConsiliumError as problem:
+        log.warning("the page does not say what denoising and CLAHE did: %s", problem)
+        return []
+    seed = derived_seed("contrast", task.study.seed, task.profile.site)
+    return [contrast_section(effect_of(records, recipe, most=_CONTRAST_IMAGES, seed=seed), recipe)]
 
 
 def _evaluated(bench: _Bench, parts: dict[Part, PartFeatures], begun: float) -> Evaluated:

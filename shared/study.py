@@ -16,6 +16,7 @@ from shared.canonical import digest
 from shared.errors import StudyError
 from shared.exact import WrittenExact
 from shared.schema import Name, Sha256, Strict
+from shared.study_pixels import Clahe, LayerNormalise
 from shared.study_privacy import Privacy, obstacles
 from shared.yaml_source import read_yaml, validate
 
@@ -132,10 +133,21 @@ class Preprocessing(Strict):
         default="bit_depth",
         description="what maps pixels to [0, 1]: the region's 0.5th and 99.5th percentiles, or the stored bit depth",
     )
+    denoise: Literal["none", "median", "bilateral", "nlm"] = Field(
+        default="none", description="of the resized image: 3 x 3 median, bilateral, or non-local means; before CLAHE"
+    )
+    clahe: Clahe | None = Field(default=None, description="of the resized and denoised image")
     normalise: Normalise | None = Field(default=None, description="public constants; None leaves [0, 1]")
+    layer_normalise: LayerNormalise | None = Field(default=None, description="in place of normalise")
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:
+        if self.normalise is not None and self.layer_normalise is not None:
+            raise ValueError("normalise and layer_normalise exclude each other: leave one of them out")
+        if self.clahe is not None and 2 * self.clahe.tiles > self.size:
+            raise ValueError(
+                f"clahe.tiles is {self.clahe.tiles}, but a tile of {self.size} pixels must have at least 2 a side"
+            )
         if self.normalise is not None:
             for key in ("mean", "std"):
                 count = len(getattr(self.normalise, key))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from client.data.augmentation import augmented, is_identity
 from client.data.cache import ImageStore
@@ -18,10 +19,11 @@ from shared.study import Augmentation, Preprocessing
 class Batches:
     """Batches (images, labels) of the rows `indices` of a store: one epoch each time it is iterated.
 
-    images: (B, channels, S, S) float32 on `device`, in [0, 1], then normalised by the recipe's constants; grey is repeated
-    to the recipe's channels. labels: (B,) int64 on `device`. With `generator` (a CPU generator) the order is shuffled anew
-    in each epoch and `augmentation` is applied; without it rows come in the order of `indices`, unchanged. The same
-    generator state gives the same batches, whatever the device.
+    images: (B, channels, S, S) float32 on `device`, in [0, 1], then normalised by the recipe's constants or by each image's own
+    mean and deviation; grey is repeated to the recipe's channels. labels: (B,) int64 on `device`.
+
+    With `generator` (a CPU generator) the order is shuffled anew in each epoch and `augmentation` is applied; without it rows come in
+    the order of `indices`, unchanged. The same generator state gives the same batches, whatever the device.
 
     With `generator`, a last batch of one single image joins the batch before it, because batch normalisation can't learn
     from one image. Raises ValueError where an index is of no readable image, or an augmentation has no generator.
@@ -106,6 +108,8 @@ class Batches:
             images = images.expand(-1, self._recipe.channels, -1, -1)
         if self._mean is not None and self._std is not None:
             images = (images - self._mean) / self._std
+        if (layer := self._recipe.layer_normalise) is not None:
+            images = F.layer_norm(images, images.shape[1:]) * layer.gamma + layer.beta
         return images.contiguous(memory_format=self._memory_format)
 
     def _constant(self, values: Sequence[float]) -> Tensor:

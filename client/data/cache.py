@@ -35,6 +35,7 @@ from client.data.source_digests import forget_sources, source_digests
 from shared.canonical import digest
 from shared.errors import UnreadableImageError
 from shared.imaging.decoder import close_decoders
+from shared.imaging.enhancement import is_enhanced
 from shared.imaging.preprocess import prepare, recipe_digest
 from shared.study import Preprocessing
 
@@ -124,7 +125,8 @@ def forget_records(folder: Path, records: Collection[str], files: Collection[Pat
 
 def recipe_key(recipe: Preprocessing) -> str:
     """SHA-256 over everything but the files that decides the cached pixels."""
-    versions = {name: importlib.metadata.version(name) for name in _DECODERS}
+    libraries = (*_DECODERS, "scikit-image") if is_enhanced(recipe) else _DECODERS
+    versions = {name: importlib.metadata.version(name) for name in libraries}
     return digest({"recipe": recipe_digest(recipe), "decoders": versions})
 
 

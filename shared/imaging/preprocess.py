@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.canonical import digest
+from shared.imaging.enhancement import enhanced
 from shared.imaging.files import read_image
-from shared.imaging.masks import Box, bounding_box, union_of_masks
+from shared.imaging.masks import Box, Mask, bounding_box, resized_mask, union_of_masks
 from shared.imaging.pixels import Pixels, unreadable
 from shared.study import Preprocessing
 
@@ -36,7 +37,7 @@ class Square:
 
 def recipe_digest(recipe: Preprocessing) -> str:
     """SHA-256 over what decides the prepared pixels. The normaliser is applied later, on the device, and left out."""
-    values = recipe.model_dump(mode="json", exclude={"normalise"})
+    values = recipe.model_dump(mode="json", exclude={"normalise", "layer_normalise"})
     return digest({"version": PREPROCESSING_VERSION, "recipe": values})
 
 
@@ -48,6 +49,25 @@ def prepare(image: Path, masks: Sequence[Path], recipe: Preprocessing) -> NDArra
     float16 in [0, 1] where it has more. Raises UnreadableImageError naming the file: also where `region: finding` meets
     no mask or an empty one.
     """
+    plain = unenhanced(image, masks, recipe)
+    small = enhanced(plain.levels, recipe)
+    channels_first = np.ascontiguousarray(small[None] if small.ndim == 2 else np.moveaxis(small, 2, 0))
+    if plain.bits <= 8:
+        return np.asarray(np.rint(channels_first * 255.0), dtype=np.uint8)
+    return np.asarray(channels_first, dtype=np.float16)
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """An image in the network's frame before denoising and CLAHE: `levels` (S, S) or (S, S, 3) in [0, 1], `mask` (S, S)."""
+
+    levels: NDArray[np.float32]
+    mask: Mask | None
+    bits: int
+
+
+def unenhanced(image: Path, masks: Sequence[Path], recipe: Preprocessing, *, with_mask: bool = False) -> Plain:
+    """Cut, scaled to [0, 1] and resized. The mask is there where it is asked for and a file marks it. Raises as `prepare`."""
     pixels = read_image(image)
     square = _region(image, masks, pixels, recipe)
     inside = cut(pixels.array, square)
@@ -55,11 +75,11 @@ def prepare(image: Path, masks: Sequence[Path], recipe: Preprocessing) -> NDArra
     small = resized(padded(levels, pixels.size, square), recipe.size)
     if small.ndim == 3 and recipe.channels == 1:
         small = small @ _LUMA
-    small = np.clip(small, 0.0, 1.0)
-    channels_first = np.ascontiguousarray(small[None] if small.ndim == 2 else np.moveaxis(small, 2, 0))
-    if pixels.bits <= 8:
-        return np.asarray(np.rint(channels_first * 255.0), dtype=np.uint8)
-    return np.asarray(channels_first, dtype=np.float16)
+    mask: Mask | None = None
+    if with_mask and masks:
+        marked = cut(union_of_masks(masks, pixels.size), square).astype(np.float32)
+        mask = resized_mask(padded(marked, pixels.size, square) > 0, (recipe.size, recipe.size))
+    return Plain(np.clip(small, 0.0, 1.0), mask, pixels.bits)
 
 
 def _region(image: Path, masks: Sequence[Path], pixels: Pixels, recipe: Preprocessing) -> Square:

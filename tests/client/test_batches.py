@@ -9,6 +9,7 @@ import torch
 from client.data.batches import Batches
 from client.data.cache import ImageStore
 from shared.study import Augmentation, Normalise, Preprocessing
+from shared.study_pixels import LayerNormalise
 
 RECIPE = Preprocessing(region="whole", size=16, channels=3)
 
@@ -48,6 +49,20 @@ def test_one_constant_serves_all_channels_and_none_leaves_unit_range() -> None:
     recipe = RECIPE.model_copy(update={"normalise": Normalise(mean=[0.5], std=[0.25])})
     (scaled, _), *_ = Batches(held, [0] * 23, range(23), recipe=recipe, batch_size=23)
     torch.testing.assert_close(scaled, (plain - 0.5) / 0.25)
+
+
+def test_layer_normalisation_is_each_images_own_with_public_gamma_and_beta() -> None:
+    held = store(channels=3)
+    recipe = RECIPE.model_copy(update={"layer_normalise": LayerNormalise(gamma=1.2, beta=0.1)})
+    (images, _), *_ = Batches(held, [0] * 23, range(23), recipe=recipe, batch_size=23)
+    unit = held.images.astype(np.float64) / 255
+    mean, deviation = unit.mean(axis=(1, 2, 3), keepdims=True), unit.std(axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(images.numpy(), 1.2 * (unit - mean) / deviation + 0.1, atol=1e-3)
+    (alone, _), *_ = Batches(held, [0] * 23, [4], recipe=recipe, batch_size=1)
+    torch.testing.assert_close(alone[0], images[4])
+    flat = ImageStore(np.full((1, 1, 16, 16), 7, np.uint8), np.ones(1, dtype=np.bool_), ())
+    (same, _), *_ = Batches(flat, [0], [0], recipe=recipe, batch_size=1)
+    torch.testing.assert_close(same, torch.full_like(same, 0.1))
 
 
 def test_training_sees_every_index_once_an_epoch_in_a_new_order() -> None:
