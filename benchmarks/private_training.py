@@ -20,11 +20,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from client.losses import losses_of
 from client.private.dp_sgd import DpSgd, PrivateConstants
 from client.private.gradients import Mode
 from client.private.noise import standard_normals
 from client.private.sampling import PatientSampler
-from client.training import losses_of, optimiser_of
+from client.training import optimiser_of
 from shared.models.resnet import BasicBlock, ResNet
 from shared.study import Training
 

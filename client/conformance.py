@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
+from client.losses import losses_of
 from client.private.dp_sgd import DpSgd, PrivateConstants
 from client.private.gradients import Mode
 from client.private.sampling import PatientSampler
-from client.training import losses_of
 from shared.models.attention import CBAM, group_norm
 from shared.schema import Strict
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client import optimiser_file
+from client.losses import image_losses
 from shared.errors import DataError, NonFiniteUpdateError
 from shared.models.network import Network
 from shared.models.state import travelling
@@ -90,41 +91,12 @@ def optimiser_of(network: nn.Module, training: Training) -> torch.optim.Optimize
     rate, decay = training.learning_rate, training.weight_decay
     # One fused kernel instead of a loop over 100 tensors, each a dozen operations.
     if training.optimiser == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, fused=True)
+        return torch.optim.SGD(
+            parameters, lr=rate, momentum=training.momentum, nesterov=training.nesterov, weight_decay=decay, fused=True
+        )
     if training.optimiser == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
     return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
-
-
-def balanced_weights(class_counts: Sequence[int]) -> list[float]:
-    """n / (k * n_c) for each of the k classes that have images, 0 for a class without: the mean weight of an image is 1."""
-    present = sum(1 for count in class_counts if count > 0)
-    total = sum(class_counts)
-    return [total / (present * count) if count > 0 else 0.0 for count in class_counts]
-
-
-def losses_of(logits: Tensor, labels: Tensor, *, positive_index: int) -> Tensor:
-    """Each image's loss, `(B,)`, in float32 (float64 where the logits are).
-
-    One output, `(B, 1)`: binary cross-entropy of the positive class. More, `(B, K)`: cross-entropy.
-    """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    if logits.shape[1] == 1:
-        target = (labels == positive_index).to(logits.dtype)
-        return nn.functional.binary_cross_entropy_with_logits(logits.squeeze(1), target, reduction="none")
-    return nn.functional.cross_entropy(logits, labels, reduction="none")
-
-
-def loss_of(logits: Tensor, labels: Tensor, *, positive_index: int, class_weights: Tensor | None) -> Tensor:
-    """Mean over the batch of each image's loss times the weight of its class; scalar, in float32.
-
-    The weighted sum is divided by the number of images, not by the sum of the weights, which would undo the weights in a batch of
-    one class.
-    """
-    each = losses_of(logits, labels, positive_index=positive_index)
-    if class_weights is not None:
-        each = each * class_weights[labels]
-    return each.mean()
 
 
 def _correct(logits: Tensor, labels: Tensor, positive_index: int) -> Tensor:
@@ -167,9 +139,7 @@ def train_round(
     keep = optimiser_state if training.optimiser_state == "keep" else None
     if keep is not None and keep.exists():
         optimiser_file.load(optimiser, keep)
-    weights: Tensor | None = None
-    if training.class_weights == "balanced":
-        weights = torch.tensor(balanced_weights(class_counts), dtype=torch.float32, device=device)
+    losses = image_losses(training, positive_index=positive_index, class_counts=class_counts)
     count = training.local_epochs if epochs is None else epochs
     if count is None:
         raise ValueError("the study gives no local_epochs, so epochs must be given")
@@ -191,7 +161,8 @@ def train_round(
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     logits = network(x.to(device, non_blocking=True).contiguous(memory_format=layout))
                 y = y.to(device, non_blocking=True)
-                loss = loss_of(logits, y, positive_index=positive_index, class_weights=weights)
+                # By the number of images, not by the sum of class weights, which would undo them in a batch of one class.
+                loss = losses(logits, y).mean()
                 torch.autograd.backward(loss)
                 optimiser.step()
                 with torch.no_grad():

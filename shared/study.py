@@ -18,6 +18,7 @@ from shared.exact import WrittenExact
 from shared.schema import Name, Sha256, Strict
 from shared.study_pixels import Clahe, LayerNormalise
 from shared.study_privacy import Privacy, obstacles
+from shared.study_training import Focal, Restarts
 from shared.yaml_source import read_yaml, validate
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -235,15 +236,19 @@ class Training(Strict):
     )
     optimiser: Literal["adam", "adamw", "sgd"]
     learning_rate: float = Field(gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="how the learning rate falls from round to round, towards 0 after the last"
+    schedule: Literal["constant", "linear", "cosine", "cosine_restarts"] = Field(
+        default="constant",
+        description="how the learning rate falls from round to round, towards 0 after the last (of each cycle, with restarts)",
     )
+    restarts: Restarts | None = Field(default=None, description="cosine_restarts only, and must be given there")
     weight_decay: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd only")
+    nesterov: bool = Field(default=False, description="sgd with momentum only")
     optimiser_state: Literal["reset", "keep"] = Field(
         default="reset", description="whether a site's optimiser starts anew each round or goes on"
     )
-    loss: Literal["binary_cross_entropy", "cross_entropy"]
+    loss: Literal["binary_cross_entropy", "cross_entropy", "focal"]
+    focal: Focal | None = Field(default=None, description="loss: focal only, and must be given there")
     class_weights: Literal["none", "balanced"] = Field(
         default="none", description="balanced: weights from the site's own class counts"
     )
@@ -254,12 +259,21 @@ class Training(Strict):
     def _check(self) -> Training:
         if self.momentum and self.optimiser != "sgd":
             raise ValueError(f"momentum is a setting of sgd, but the optimiser is {self.optimiser}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov is a form of momentum, but momentum is 0")
+        for part, belongs, key in (("restarts", "cosine_restarts", "schedule"), ("focal", "focal", "loss")):
+            if (getattr(self, part) is not None) != (getattr(self, key) == belongs):
+                raise ValueError(f"{part} must be given with {key}: {belongs}, and only then")
+        if self.focal is not None and self.class_weights != "none":
+            raise ValueError("class_weights would weigh the classes a second time: focal loss has its own, focal.alpha")
         return self
 
     def in_round(self, number: int, rounds: int) -> Training:
         """These settings with the learning rate of round `number` (from 1) of `rounds`."""
         passed = (number - 1) / rounds
         factor = {"constant": 1.0, "linear": 1.0 - passed, "cosine": 0.5 * (1.0 + math.cos(math.pi * passed))}
+        if self.restarts is not None:
+            factor["cosine_restarts"] = self.restarts.share(number - 1)
         return self.model_copy(update={"learning_rate": self.learning_rate * factor[self.schedule]})
 
 
@@ -365,6 +379,11 @@ class Study(Strict):
     def _check(self) -> Study:
         if self.training.loss == "binary_cross_entropy" and len(self.task.classes) != 2:
             raise ValueError(f"binary_cross_entropy needs two classes, but the study has {len(self.task.classes)}")
+        focal = self.training.focal
+        if focal is not None and not isinstance(focal.alpha, str) and set(focal.alpha) != set(self.task.classes):
+            raise ValueError(
+                f"training.focal.alpha must have a weight for each of the classes {', '.join(self.task.classes)}"
+            )
         if self.privacy is None:
             for key in ("local_epochs", "batch_size"):
                 if getattr(self.training, key) is None:

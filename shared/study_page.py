@@ -89,6 +89,7 @@ patient would change about others where no noise covers it, and is refused, a se
 | `data.scarce_classes` | `refuse` | with `leave_out` one patient decides about a whole class |
 | `data.split.division` | `by_patient` | each patient's part is a keyed hash of the id alone, so shares are met on average only |
 | `training.class_weights` | `none` | balanced weights come from private class counts |
+| `training.focal.alpha` | not `balanced` | the same counts; public weights by class name are in order |
 | `training.precision` | not `bf16` | clipping and noise would be too coarse; `auto` becomes fp32 |
 | `training.local_epochs`, `training.batch_size` | left out | `privacy.steps_per_round` and `privacy.sampling_rate` take their place |
 | `federation.rounds` | at least 1 | without a round nothing is trained |

@@ -86,6 +86,8 @@ def obstacles(study: Study) -> Iterator[str]:
     training = study.training
     if training.class_weights != "none":
         yield "training.class_weights: balanced takes its weights from private class counts, which no noise covers; use none"
+    if training.focal is not None and training.focal.alpha == "balanced":
+        yield "training.focal.alpha: balanced takes its weights from private class counts; use none, or public weights by class"
     if training.precision == "bf16":
         yield "training.precision: in bf16 clipping and noise are too coarse; use fp32"
     for key in ("local_epochs", "batch_size"):

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client import optimiser_file
+from client.losses import image_losses
 from client.private.gradients import Losses, Mode, PatientGradients, is_out_of_memory, trained_parameters
 from client.private.noise import standard_normals
 from client.private.requirements import (
@@ -33,7 +34,7 @@ from client.private.requirements import (
     require_private_training,
 )
 from client.private.sampling import PatientSampler
-from client.training import TrainingStopped, losses_of, optimiser_of, seeded
+from client.training import TrainingStopped, optimiser_of, seeded
 from shared.errors import NonFiniteUpdateError, PrivacyError
 from shared.models.network import Network
 from shared.models.state import travelling
@@ -216,7 +217,7 @@ def train_private_round(
     network.to(device).train()
     mechanism = DpSgd(
         network, sampler, load, constants=constants, image_shape=image_shape, mode=mode,
-        losses=lambda logits, labels: losses_of(logits, labels, positive_index=positive_index),
+        losses=image_losses(training, positive_index=positive_index, class_counts=None),
         physical_batch=physical_batch, augmentations=augmentations,
     )  # fmt: skip
     try:

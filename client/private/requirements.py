@@ -37,6 +37,10 @@ def require_private_training(training: Training) -> None:
         raise PrivacyError(
             "training.class_weights: balanced takes its weights from the private class counts, which the noise does not cover; use none"
         )
+    if training.focal is not None and training.focal.alpha == "balanced":
+        raise PrivacyError(
+            "training.focal.alpha: balanced takes its weights from the private class counts; use none, or public weights by class"
+        )
 
 
 def require_no_autocast(device: torch.device) -> None:

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from client import optimiser_file
+from client.losses import balanced_weights, image_losses
 from client.training import (
     TrainingStopped,
-    balanced_weights,
     extract_features,
-    loss_of,
     optimiser_of,
     predict,
     resolve_auto,
@@ -172,8 +171,9 @@ def test_balanced_weights_are_sklearns() -> None:
 def test_balanced_training_weighs_each_image_by_its_class(outputs: int) -> None:
     logits = torch.randn((6, outputs), generator=torch.Generator().manual_seed(2))
     y = torch.tensor([0, 0, 0, 0, 1, 1])
-    weights = torch.tensor(balanced_weights([4, 2]))
-    found = loss_of(logits, y, positive_index=1, class_weights=weights)
+    loss = "binary_cross_entropy" if outputs == 1 else "cross_entropy"
+    recipe = setting(loss=loss, class_weights="balanced")
+    found = image_losses(recipe, positive_index=1, class_counts=[4, 2])(logits, y).mean()
     chance = torch.sigmoid(logits[:, 0]) if outputs == 1 else torch.softmax(logits, 1)[:, 1]
     each = -torch.where(y == 1, chance, 1 - chance).log()
     expected = 0.5 * each[:4].mean() + 0.5 * each[4:].mean()  # both classes count the same

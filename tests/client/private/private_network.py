@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.losses import losses_of
 from client.private.dp_sgd import DpSgd, PrivateConstants
 from client.private.sampling import PatientSampler
-from client.training import losses_of
 from shared.models.attention import CBAM, group_norm
 from shared.models.network import Network
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from client import conformance
 from client.cli import app
 from client.conformance import CHECKS, Build, Measurement, Trial, built, measure
+from client.losses import losses_of
 from client.private.dp_sgd import DpSgd
 from client.private.sampling import PatientSampler
-from client.training import losses_of
 
 
 def broken(kind: type[DpSgd]) -> Build:
