@@ -16,12 +16,10 @@ from shared.canonical import digest
 from shared.errors import StudyError
 from shared.exact import WrittenExact
 from shared.schema import Name, Sha256, Strict
-from shared.study_pixels import Clahe, LayerNormalise
+from shared.study_pixels import Blur, Clahe, Cutout, Distortion, LayerNormalise, Probability
 from shared.study_privacy import Privacy, obstacles
 from shared.study_training import Focal, Restarts
 from shared.yaml_source import read_yaml, validate
-
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Task(Strict):
@@ -168,6 +166,28 @@ class Augmentation(Strict):
     scale: float = Field(default=0.0, ge=0, le=0.5, description="factor drawn from 1-scale to 1+scale")
     brightness: float = Field(default=0.0, ge=0, le=1, description="added, drawn from -brightness to +brightness")
     contrast: float = Field(default=0.0, ge=0, le=1, description="factor drawn from 1-contrast to 1+contrast")
+    movement_probability: Probability = Field(
+        default=1.0, description="of an image to be rotated, translated and scaled; flips and turns have their own"
+    )
+    tone_probability: Probability = Field(default=1.0, description="of an image to change in brightness and contrast")
+    distortion: Distortion | None = None
+    blur: Blur | None = None
+    cutout: Cutout | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Augmentation:
+        if self.movement_probability != 1 and not (self.rotation_degrees or self.translate or self.scale):
+            raise ValueError("movement_probability needs rotation_degrees, translate or scale")
+        if self.tone_probability != 1 and not (self.brightness or self.contrast):
+            raise ValueError("tone_probability needs brightness or contrast")
+        return self
+
+    def require_fits(self, size: int) -> None:
+        """Raise ValueError where images of `size` pixels a side are too small for what is asked for."""
+        if self.cutout is not None and self.cutout.side > size:
+            raise ValueError(f"augmentation.cutout.side is {self.cutout.side}, but images have {size} pixels a side")
+        if self.blur is not None and self.blur.reach >= size:
+            raise ValueError(f"augmentation.blur reaches {self.blur.reach} pixels, but images have {size} a side")
 
 
 class WeightsFile(Strict):
@@ -379,6 +399,7 @@ class Study(Strict):
     def _check(self) -> Study:
         if self.training.loss == "binary_cross_entropy" and len(self.task.classes) != 2:
             raise ValueError(f"binary_cross_entropy needs two classes, but the study has {len(self.task.classes)}")
+        self.augmentation.require_fits(self.preprocessing.size)
         focal = self.training.focal
         if focal is not None and not isinstance(focal.alpha, str) and set(focal.alpha) != set(self.task.classes):
             raise ValueError(

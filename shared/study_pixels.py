@@ -74,3 +74,8 @@ class Blur(Strict):
     gaussian: float = Field(
         default=1.5, gt=0, le=10, description="largest deviation in pixels; drawn from a third of it up"
     )
+
+    @property
+    def reach(self) -> int:
+        """Pixels beyond the image that a kernel may look at: half the longest path, or three deviations."""
+        return max((self.motion + 1) // 2, max(1, round(3 * self.gaussian)))

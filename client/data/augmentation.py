@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from client.data.distortion import distorted
+from client.data.occlusion import blurred, cut_out
 from shared.study import Augmentation
 
 
@@ -17,7 +19,8 @@ def augmented(images: Tensor, spec: Augmentation, generator: torch.Generator) ->
     The draws come from `generator`, a CPU generator, so that they are the same whatever the device. Flips and quarter
     turns move pixels without changing them. Rotation, translation and scale are one bilinear resampling, together with
     the flips and turns; what comes in from outside is black. Contrast is about each image's own mean; brightness and
-    contrast are clamped to [0, 1]. Raises ValueError where images are not square.
+    contrast are clamped to [0, 1]. Distortion and blur come before them, black squares at the very end. Raises ValueError
+    where images are not square, or smaller than a square or a blur that is asked for.
     """
     if images.ndim != 4 or images.shape[-1] != images.shape[-2]:
         raise ValueError(f"expected square images (N, C, S, S), but got {tuple(images.shape)}")
@@ -33,15 +36,26 @@ def augmented(images: Tensor, spec: Augmentation, generator: torch.Generator) ->
         angle = _between(count, spec.rotation_degrees, generator) * (math.pi / 180)
         shift = torch.stack([_between(count, spec.translate, generator) for _ in range(2)], dim=1)
         factor = 1 + _between(count, spec.scale, generator)
+        if spec.movement_probability < 1:
+            moved = _chosen(count, spec.movement_probability, generator)
+            angle, shift, factor = angle * moved, shift * moved[:, None], torch.where(moved, factor, 1.0)
         images = _moved(images, _inverse_affine(across, down, turns, angle, shift, factor))
     else:
         images = _flipped(images, across, down, turns)
+    if spec.distortion is not None:
+        images = distorted(images, spec.distortion, generator)
+    if spec.blur is not None:
+        images = blurred(images, spec.blur, generator)
     if spec.brightness or spec.contrast:
-        contrast = _column(1 + _between(count, spec.contrast, generator), images)
-        brightness = _column(_between(count, spec.brightness, generator), images)
+        factor, added = 1 + _between(count, spec.contrast, generator), _between(count, spec.brightness, generator)
+        if spec.tone_probability < 1:
+            toned = _chosen(count, spec.tone_probability, generator)
+            factor, added = torch.where(toned, factor, 1.0), added * toned
+        contrast, brightness = _column(factor, images), _column(added, images)
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         images = (images - mean) * contrast + mean + brightness
-    return images.clamp(0.0, 1.0)
+    images = images.clamp(0.0, 1.0)
+    return images if spec.cutout is None else cut_out(images, spec.cutout, generator)
 
 
 def is_identity(spec: Augmentation) -> bool:
