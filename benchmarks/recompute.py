@@ -156,6 +156,8 @@ def prepared(image: Path, masks: Sequence[Path], study: Study) -> Array:
     recipe = study.preprocessing
     if recipe.channels != 3 or recipe.intensity != "bit_depth":
         raise SystemExit("this script knows studies with 3 channels and intensity: bit_depth")
+    if recipe.clahe is not None or recipe.denoise != "none" or recipe.layer_normalise is not None:
+        raise SystemExit("this script knows no CLAHE, no denoising and no layer normalisation of the input")
     with Image.open(image) as opened:
         picture = opened.convert("RGB")
     width, height = picture.size
