@@ -71,6 +71,19 @@ def test_title_and_data_paragraph_of_the_paper_have_one_study_each_that_differ_i
     assert calcification == mass
 
 
+@pytest.mark.parametrize("small", ["", "_small"])
+def test_the_papers_three_models_differ_in_attention_and_head_only(small: str) -> None:
+    names = ["cbis_ddsm_resnet34", "cbis_ddsm_resnet34_svm", "cbis_ddsm_resnet34_cbam_svm"]
+    plain, svm, cbam = (load_study(ROOT / "configs" / f"{name}{small}.yaml").to_data() for name in names)
+    for data in (plain, svm, cbam):
+        for key in ("name", "title", "description"):
+            del data[key]
+    assert plain.pop("head") is None and svm.pop("head") == cbam.pop("head")
+    assert [one["model"].pop("attention") for one in (plain, svm, cbam)] == ["none", "none", "cbam"]
+    assert [one["model"].pop("cbam_at") for one in (plain, svm, cbam)] == [None, None, "after_block"]
+    assert plain == svm == cbam
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_published_tables_hold_enough_for_the_papers_500_and_500(name: str) -> None:

@@ -1,0 +1,216 @@
+"""A paper's table beside ours: run its studies, or take runs that are there, and print both.
+
+    python -m benchmarks.paper_tables resnet34 --small --sites sites/demo/* --out runs/paper     # runs the three models
+    python -m benchmarks.paper_tables all --runs runs/*                                          # prints whatever is there
+
+The first form calls `consilium-server local` for each study of the paper that has a file in configs/ (`--small`: its version for two
+cores) and whose folder is not there yet, one after the other, then prints. The published figures are benchmarks/published.yaml; those
+that contradict themselves are marked and told. Beside them stands what our runs reached, with intervals, on whatever data they ran on: it
+is no contest, and no published figure is a threshold. Exit status 1 where a run failed, 2 for a mistake in the call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.published import COUNTS, TITLES, Paper, PublishedRow, contradictions, papers
+from server.report.schema import HeadReport, PooledHead, Report
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Figures that a report holds by these very names; the others are made of its confusion counts.
+REPORTED = ("accuracy", "sensitivity", "specificity", "precision", "f1", "auc")
+CONTRAST = {
+    "local_contrast": "mean local contrast",
+    "visibility": "calcification visibility",
+    "snr": "signal-to-noise ratio",
+}
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A finished run of the row's study."""
+
+    name: str
+    report: Report
+    small: bool
+
+
+def found_runs(folders: Sequence[Path]) -> dict[str, Ours]:
+    """Finished runs by their study's name; of several the last in the order given. Folders without a report are passed over."""
+    found: dict[str, Ours] = {}
+    for folder in folders:
+        path = folder / "report.json"
+        if not path.is_file():
+            continue
+        report = Report.model_validate_json(path.read_text(encoding="utf-8"))
+        if report.evaluated:
+            name = str(report.study["name"])
+            found[name] = Ours(folder.resolve().name, report, name.endswith("_small"))
+    return found
+
+
+def page(paper: Paper, runs: dict[str, Ours]) -> str:
+    """The paper's table with a row of ours under each of its rows, in Markdown."""
+    names = [name for name in TITLES if any(name in row.published for row in paper.rows)]
+    marks = {row.model: list(contradictions(row)) for row in paper.rows}
+    lines = [["model", "figures of", *(TITLES[name] for name in names)], ["---"] * (2 + len(names))]
+    notes: list[str] = []
+    for row in paper.rows:
+        mark = " (!)" if marks[row.model] else ""
+        lines.append([row.model, f"the paper{mark}", *(row.published.get(name, "-") for name in names)])
+        ours = _run_of(row, runs)
+        if ours is None:
+            lines.append(["", "ours: not run" if row.study else "ours: no study", *("-" for _ in names)])
+            continue
+        head = getattr(ours.report.pooled, row.head)
+        lines.append(["", f"ours: {ours.name}", *(_cell(head, name, ours.report, paper) for name in names)])
+        notes.append(_what_it_is(row, ours))
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    told = [f"- (!) {model}: {text}." for model, texts in marks.items() for text in texts]
+    parts = [
+        f"## {paper.title}",
+        f"{paper.data}. Published: {paper.source}. The figures are of {paper.positive}, where one class is meant.",
+        table,
+        "\n".join(told),
+        "\n".join(notes),
+        _contrast(paper),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _run_of(row: PublishedRow, runs: dict[str, Ours]) -> Ours | None:
+    """The full study's run where there is one, else the small one's."""
+    return next((runs[name] for name in (row.study, row.small) if name is not None and name in runs), None)
+
+
+def _cell(head: HeadReport | PooledHead | None, name: str, report: Report, paper: Paper) -> str:
+    if head is None:
+        return "-"
+    if name in REPORTED:
+        figure = getattr(head, name)
+        if figure.value is None:
+            return "-"
+        ends = "" if figure.low is None or figure.high is None else f" ({figure.low:.2f} to {figure.high:.2f})"
+        return f"{figure.value:.3f}{ends}"
+    rare = {label.lower() for label in paper.rare}
+    rows = [index for index, label in enumerate(report.classes) if label.lower() in rare]
+    value = from_confusion(np.array(head.confusion), rows).get(name)
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if name in COUNTS else f"{value:.3f}"
+
+
+def from_confusion(counts: np.ndarray, rare: Sequence[int]) -> dict[str, float]:
+    """Figures of confusion[true][predicted] (K, K). `errors` are false positives and false negatives, added over the classes: each wrong
+    image counts twice, in its own class and in the one that was said. Weighted means are by the classes' images.
+    """
+    total, own = counts.sum(), np.diag(counts)
+    missed, wrongly = counts.sum(1) - own, counts.sum(0) - own
+    found = {"errors": float((missed + wrongly).sum())}
+    if rare:
+        found["rare_errors"] = float((missed + wrongly)[list(rare)].sum())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1 = 2 * own / (2 * own + missed + wrongly)
+        others = total - counts.sum(1)
+        specificity = (others - wrongly) / others
+    weights = counts.sum(1)
+    for name, values in (("weighted_f1", f1), ("weighted_specificity", specificity)):
+        there = weights > 0
+        if there.any() and np.isfinite(values[there]).all():
+            found[name] = float(np.average(values[there], weights=weights[there]))
+    return found
+
+
+def _what_it_is(row: PublishedRow, ours: Ours) -> str:
+    report = ours.report
+    study = report.study
+    images = [one.images for one in (getattr(report.pooled, row.head),) if one is not None and one.images is not None]
+    synthetic = [site for site, one in report.sites.items() if one.data is not None and one.data.synthetic]
+    words = [
+        f"{len(report.sites)} hospital(s)",
+        f"{images[0]} test images" if images else "no exact count of test images",
+        f"{study['preprocessing']['size']} pixels",
+        f"{report.run.rounds_done} round(s) of {study['training']['local_epochs'] or 'no'} epoch(s)",
+        f"starting weights: {study['model']['weights'] if isinstance(study['model']['weights'], str) else 'a file'}",
+    ]
+    if synthetic:
+        words.append(
+            "SYNTHETIC images" + ("" if len(synthetic) == len(report.sites) else f" at {', '.join(synthetic)}")
+        )
+    if ours.small:
+        words.append("the small study, not the paper's")
+    return f"- {ours.name} (`{study['name']}`, digest `{report.run.study_digest[:16]}`): {', '.join(words)}."
+
+
+def _contrast(paper: Paper) -> str:
+    if paper.contrast is None:
+        return ""
+    before, after = paper.contrast["before"], paper.contrast["after"]
+    told = ", ".join(f"{CONTRAST[name]} {before[name]} to {value}" for name, value in after.items())
+    return f"What the preprocessing did, published: {told}; ours: `consilium-site contrast PROFILE --study STUDY`, by our own formulas."
+
+
+def run_all(paper: Paper, sites: Sequence[Path], out: Path, *, small: bool) -> tuple[list[Path], list[str]]:
+    """Run what is not there yet. Returns the folders, and the studies that failed."""
+    folders, failed = [], []
+    for row in paper.rows:
+        name = row.small if small else row.study
+        path = ROOT / "configs" / f"{name}.yaml"
+        if name is None or not path.is_file():
+            print(f"{row.model}: no {'small ' if small else ''}study in configs/", file=sys.stderr)
+            continue
+        folder = out / name
+        folders.append(folder)
+        if (folder / "report.json").is_file():
+            continue
+        command = [
+            sys.executable,
+            "-m",
+            "server.cli",
+            "local",
+            str(path),
+            *(str(site) for site in sites),
+            "--run-dir",
+            str(folder),
+        ]
+        if subprocess.run(command, stdout=sys.stderr).returncode:
+            failed.append(name)
+    return folders, failed
+
+
+def main() -> None:
+    known = papers()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("paper", choices=[*known, "all"])
+    parser.add_argument("--runs", nargs="+", type=Path, default=[], help="folders of runs that are there")
+    parser.add_argument("--sites", nargs="+", type=Path, help="site profiles to run the paper's studies on")
+    parser.add_argument("--out", type=Path, help="folder for the runs, with --sites")
+    parser.add_argument("--small", action="store_true", help="the versions for two cores, with --sites")
+    arguments = parser.parse_args()
+    folders, failed = list(arguments.runs), []
+    if arguments.sites is not None:
+        if arguments.out is None or arguments.paper == "all":
+            parser.error("--sites needs --out FOLDER, and one paper")
+        made, failed = run_all(known[arguments.paper], arguments.sites, arguments.out, small=arguments.small)
+        folders += made
+    elif arguments.small or arguments.out is not None:
+        parser.error("--small and --out belong to --sites")
+    try:
+        runs = found_runs(folders)
+    except (OSError, ValueError) as problem:
+        sys.exit(f"a report can't be read: {problem}")
+    chosen = known if arguments.paper == "all" else {arguments.paper: known[arguments.paper]}
+    print("\n".join(page(paper, runs) for paper in chosen.values()), end="")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
