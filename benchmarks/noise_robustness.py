@@ -89,15 +89,18 @@ def curve(
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Point]:
     """Every head of one hospital at every level."""
-    precision, _ = resolve_auto(study.training, device, network)
+    precision, layout = resolve_auto(study.training, device, network)
     if study.privacy is not None:
-        precision = "fp32"
+        precision, layout = "fp32", "contiguous"
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
 
     def part(name: str, images: np.ndarray) -> PartFeatures:
         rows = cohort.parts[name]  # type: ignore[index]
         store = ImageStore(images, np.ones(len(rows), dtype=np.bool_), ())
         labels = cohort.labels[rows]
-        batches = Batches(store, labels, range(len(rows)), recipe=study.preprocessing, batch_size=BATCH, device=device)
+        batches = Batches(
+            store, labels, range(len(rows)), recipe=study.preprocessing, batch_size=BATCH, device=device, memory_format=memory_format,
+        )  # fmt: skip
         features, logits = extract_features(network, batches, device=device, precision=precision)
         return PartFeatures(tuple(cohort.keys[row] for row in rows), features, logits, labels, cohort.patients[rows])
 

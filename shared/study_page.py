@@ -39,6 +39,22 @@ A study runs in a second domain by another profile alone. What has to hold:
   alike.
 
 `configs/busi_resnet18.yaml` is such a study: with `sites/busi/baheya` it runs on breast ultrasound, with `sites/demo/anna` on mammograms.
+
+# What becomes of the pixels
+
+In this order, the first five once for the cache, the others for each batch on the device:
+
+1. `region`, `margin`: the square that is cut out
+2. `intensity`: to [0, 1]
+3. `size`: resampling
+4. `denoise`: `median`, `bilateral` or `nlm`
+5. `clahe`: equalisation of local contrast
+6. `augmentation`, of training images only: flips, turns and movement, then distortion, blur, brightness and contrast, then black squares
+7. `normalise` by public constants, or `layer_normalise` by each image's own mean and deviation
+
+Each step looks at one image alone, so that all of it may stand in a private study. `consilium-site contrast PROFILE --study STUDY` measures
+what 4 and 5 do to a hospital's images; the hospital's own page of a run has the same table. CLAHE raises noise with everything else, and a
+calcification that was bright against a dark breast can lose against surroundings that were raised too: look before you ask for it.
 """
 
 
