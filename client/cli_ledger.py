@@ -66,27 +66,16 @@ def ledger(
 
 def _table(lines: list[RunLine]) -> Table:
     table = Table(title="Released of our patients", title_justify="left")
-    for title in (
-        "run",
-        "study",
-        "patients (cohort)",
-        "rounds begun",
-        "updates left",
-        "evaluations left",
-        "state",
-        "privacy",
-    ):
-        table.add_column(title, overflow="fold")
+    for title, least in (("run", 13), ("study", 8), ("patients", 8), ("rounds", 7), ("released", 11), ("privacy", 10)):
+        table.add_column(title, overflow="fold", min_width=least)
     for one in lines:
         again = one.attempts - len(one.started)
         table.add_row(
-            one.run,
-            f"{one.study} ({one.study_digest[:12]})",
-            f"{one.patients} ({one.cohort[:12]})",
-            f"{len(one.started)} of {one.rounds}" + (f", {again} begun again" if again else ""),
-            str(len(one.settled)),
-            str(one.evaluations),
-            "closed" if one.closed else "open",
+            f"{one.run}\n{'closed' if one.closed else 'open'}",
+            f"{one.study}\n{one.study_digest[:8]}",
+            f"{'private' if one.patients is None else one.patients}\n{one.cohort[:8]}",
+            f"{len(one.started)} of {one.rounds}\nbegun" + (f", {again}\nagain" if again else ""),
+            f"{len(one.settled)} updates\n{one.evaluations} evaluation{'' if one.evaluations == 1 else 's'}",
             one.mechanism,
         )
     return table
