@@ -7,6 +7,7 @@ charged adds up, patient by patient, as Rényi divergences.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -82,7 +83,7 @@ def require_bounded(study: Study, lifetime: Lifetime | None) -> None:
             "the study is private, but this hospital has set no lifetime budget: policy.lifetime of the profile (epsilon and delta)"
         )
     alone = epsilon_of_vector(vector_of(study_events(study)), as_float(lifetime.delta))
-    if Fraction(alone) > Fraction(lifetime.epsilon):
+    if _beyond(alone, lifetime):
         raise BudgetError(
             f"the run alone costs epsilon {alone:.4f} (RDP, delta {lifetime.delta}), but the lifetime budget is {lifetime.epsilon}"
         )
@@ -110,7 +111,7 @@ def require_budget(
         reached = epsilon_of_vector(group.vector + added, delta)
         if reached > worst:
             worst, history = reached, group.runs
-    if Fraction(worst) > Fraction(lifetime.epsilon):  # as the ledger's rules compare
+    if _beyond(worst, lifetime):
         spent = f"; what was spent before is of {_named(history)}" if history else ""
         raise BudgetError(
             f"this would bring a patient to epsilon {worst:.4f} (RDP, delta {lifetime.delta}), but the lifetime budget is "
@@ -190,6 +191,11 @@ def everybody(rules: Rules, folder: SiteFolder) -> dict[str, frozenset[str]]:
         for tag, images in read_list(folder, root, key).patients.items():
             found[tag] = found.get(tag, frozenset()) | images
     return found
+
+
+def _beyond(epsilon: float, lifetime: Lifetime) -> bool:
+    """As the ledger's rules compare: what would be written, as a fraction."""
+    return not math.isfinite(epsilon) or Fraction(repr(epsilon)) > Fraction(lifetime.epsilon)
 
 
 def _named(runs: Iterable[str]) -> str:
