@@ -13,7 +13,19 @@ from typing import Any
 import pytest
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
-from test_gate import answer_in, approved, bytes_of, message_of, never, refused, site_folder, spoilt, training
+from test_gate import (
+    MODEL_VALUES,
+    answer_in,
+    approved,
+    bytes_of,
+    instruction_of,
+    message_of,
+    never,
+    refused,
+    site_folder,
+    spoilt,
+    training,
+)
 from test_ledger import Killed
 
 from benchmarks.bare_run import bare_study, evaluated_answer, prepared_answer, study_values, trained_answer
@@ -22,6 +34,7 @@ from client.budget import _beyond, everybody, groups
 from client.closing import close
 from client.gate import Result, Task
 from client.ledger import read_ledger
+from client.own_runs import on_record
 from client.site_folder import SiteFolder
 from client.withdrawn import Tags
 from shared.errors import InputError, LedgerError, ProcessError
@@ -301,23 +314,21 @@ def test_a_round_that_began_and_was_lost_is_not_given_back(anna: Hospital) -> No
     assert anna.spent() == {4: epsilon_of_vector(vector_of(study_events(private_study(rounds=1))[:1]), float(DELTA))}
 
 
-def test_a_run_is_closed_once_when_it_is_known_and_rests(anna: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_closed_once_when_it_is_known_and_rests(anna: Hospital) -> None:
     with pytest.raises(InputError, match="open: none"):
         close(anna.folder, "run-1")
     anna.prepare(STUDY, "run-1", A_TO_D)
     with pytest.raises(InputError, match="open: run-1"):
         close(anna.folder, "run-2")
-    with monkeypatch.context() as patched:
-        patched.setattr("client.closing.require_idle", busy)
-        with pytest.raises(ProcessError):
-            close(anna.folder, "run-1")
+    at_work = instruction_of("train", STUDY, MODEL_VALUES)
+    with (
+        on_record(anna.folder.run_folder("run-1"), at_work, STUDY),
+        pytest.raises(ProcessError, match="train, round 1"),
+    ):
+        close(anna.folder, "run-1")
     close(anna.folder, "run-1")
     with pytest.raises(InputError, match="closed already"):
         close(anna.folder, "run-1")
-
-
-def busy(*_arguments: Any) -> None:
-    raise ProcessError("at work")
 
 
 def killed_in(anna: Hospital, study: Study, number: int, run: str = "run-1") -> None:
