@@ -126,9 +126,7 @@ def _none(folder: Path) -> str:
 def _bar(group: GroupSpent, found: BudgetReport) -> None:
     runs = ", ".join(group.runs)
     if found.lifetime is not None and group.left is not None:
-        whole = group.counted + group.left
-        spent = round(_BAR * group.spent / whole)
-        counted = max(round(_BAR * group.counted / whole), spent)
+        spent, counted = _signs(group.spent, group.reserved, group.left)
         bar = Text.assemble(
             ("█" * spent, "red"), ("▒" * (counted - spent), "yellow"), ("·" * (_BAR - counted), "green"), "  "
         )
@@ -141,6 +139,14 @@ def _bar(group: GroupSpent, found: BudgetReport) -> None:
     _say(f"  in {runs}")
     if group.unbounded:
         _say(f"  WITHOUT A BOUND, and in no figure above: {', '.join(group.unbounded)}")
+
+
+def _signs(spent: float, reserved: float, left: float) -> tuple[int, int]:
+    """Where in a bar what was spent ends, and what is reserved; nothing that is there is rounded away."""
+    whole = spent + reserved + left
+    first = min(round(_BAR * spent / whole), _BAR - (reserved > 0) - (left > 0))
+    second = max(round(_BAR * (spent + reserved) / whole), first + (reserved > 0))
+    return first, min(second, _BAR - (left > 0))
 
 
 def _line(run: RunSpent) -> str:
