@@ -27,14 +27,18 @@ from test_gate import (
     training,
 )
 from test_ledger import Killed
+from test_pixel_digests import under_other_ids
+from test_withdrawal import STUDY as ON_PHANTOMS
 
 from benchmarks.bare_run import bare_study, evaluated_answer, prepared_answer, study_values, trained_answer
 from client import gate, ledger, run_on_ledger
 from client.budget import _beyond, everybody, groups
 from client.closing import close
+from client.cohort import open_cohort
 from client.gate import Result, Task
 from client.ledger import read_ledger
 from client.own_runs import on_record
+from client.phantom import write_phantom
 from client.site_folder import SiteFolder
 from client.withdrawn import Tags
 from shared.errors import InputError, LedgerError, ProcessError
@@ -236,6 +240,42 @@ def test_new_ids_for_the_same_images_have_no_new_budget(anna: Hospital) -> None:
     assert anna.prepare(OTHER, "run-2", renamed) == "CONS-262"
     assert "run-2" not in anna.rules().runs
     assert anna.prepare(OTHER, "run-2", patients("x", "y")) == ""  # new ids, new images: somebody else
+
+
+def test_a_copy_of_a_real_holding_under_other_ids_is_refused_and_another_holding_is_not(
+    anna: Hospital, tmp_path: Path
+) -> None:
+    """From the files to RESERVE: copied, renamed, with other pseudonyms."""
+    for name, seed in (("own", 1), ("strangers", 2)):
+        write_phantom(tmp_path / name, patients=8, seed=seed, scanner="halide", prevalence=0.5)
+    under_other_ids(tmp_path / "own", tmp_path / "renamed")
+    under_other_ids(tmp_path / "strangers", tmp_path / "others")  # phantoms of any seed have the same ids
+    anna.sets(composed(STUDY, OTHER) - 1e-9)
+
+    def prepared(study: Study, run: str, root: str) -> str:
+        profile = anna.folder.profile()
+        policy = profile.policy.model_copy(update={"minimum_patients": 1})
+        data = profile.data.model_copy(update={"root": str(tmp_path / root)})
+        changed = profile.model_copy(update={"data": data, "policy": policy})
+        (anna.folder.path / "site.json").write_text(changed.model_dump_json(by_alias=True))
+
+        def work(task: Task) -> Result:
+            opened = open_cohort(
+                ON_PHANTOMS,
+                anna.folder,
+                anna.folder.run_folder(run),
+                before_images=lambda whom: run_on_ledger.before_images(task.on_ledger, whom),
+            )
+            return Result(**{**results(task, 0.1), "patients": opened.roll.known()})
+
+        refusal = answer_in(gate.answer(message_of("prepare", study, run=run), anna.folder, work), anna.folder).refused
+        return refusal.code if refusal is not None else ""
+
+    assert prepared(STUDY, "run-1", "own") == ""
+    assert prepared(OTHER, "run-2", "own") == prepared(OTHER, "run-3", "renamed") == "CONS-262"
+    assert prepared(OTHER, "run-4", "others") == ""
+    found = groups(anna.rules(), anna.folder, everybody(anna.rules(), anna.folder))
+    assert {one.runs: one.patients for one in found} == {("run-1",): 8, ("run-4",): 8}
 
 
 def test_a_copy_counts_on_top_and_as_one_patient(anna: Hospital) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from publications import profile_of
 from test_withdrawal import STUDY, opened, somebody_in
 
+from client.cohort_list import keep_list, read_list, root_of
 from client.data import pixel_digests
 from client.data.cache import forget_records, prepare_store
 from client.data.pixel_digests import NOBODY, pixel_digest
@@ -47,6 +48,16 @@ def record(path: Path, number: int = 0) -> Record:
 
 def digest(array: np.ndarray, bits: int = 16) -> str:
     return pixel_digest(Pixels(array, bits, "RGB" if array.ndim == 3 else "MONOCHROME2"))
+
+
+def under_other_ids(data: Path, copy: Path) -> Path:
+    """A copy of a phantom in which every patient, and every folder, has another name."""
+    shutil.copytree(data, copy)
+    for table in copy.glob("*.csv"):
+        table.write_text(table.read_text().replace("P_", "P_9"))
+    for path in sorted(copy.rglob("*P_*"), key=lambda one: -len(one.parts)):
+        path.rename(path.with_name(path.name.replace("P_", "P_9")))
+    return copy
 
 
 def test_the_digest_is_of_what_is_shown_and_of_nothing_else() -> None:
@@ -127,8 +138,12 @@ def test_the_roll_keeps_them_keyed_and_a_withdrawal_empties_the_patients(data: P
     assert all(known.values()) and sum(map(len, known.values())) <= len(opened(folder).roll.keys)
     kept = (folder.cache / "pixels.json").read_text()
     assert not any(image in kept for images in known.values() for image in images)
+    key = Tags.of(folder)
+    root = root_of(known, key)
+    keep_list(folder, root, known)
     patient, _ = somebody_in(folder, "train")
     withdraw(folder, patient)
+    assert read_list(folder, root, key).patients == known  # what was spent of the patient still counts
     tag = Tags.of(folder).tag(patient)
     forget_in_roll(folder.run_folder("run-1"), {tag})
     roll = load_roll(folder.run_folder("run-1"))
@@ -152,12 +167,7 @@ def test_a_roll_of_an_earlier_release_is_read_and_knows_no_images(data: Path, tm
 def test_a_copied_dataset_under_other_ids_has_other_tags_and_the_same_images(data: Path, tmp_path: Path) -> None:
     folder = SiteFolder.create(tmp_path / "anna", profile_of(root=str(data), minimum_patients=1))
     before = opened(folder).roll.known()
-    shutil.copytree(data, tmp_path / "copy")
-    for table in (tmp_path / "copy").glob("*.csv"):
-        table.write_text(table.read_text().replace("P_", "P_9"))
-    for path in sorted((tmp_path / "copy").rglob("*P_*"), key=lambda one: -len(one.parts)):
-        path.rename(path.with_name(path.name.replace("P_", "P_9")))
-    profile = profile_of(root=str(tmp_path / "copy"), minimum_patients=1)
+    profile = profile_of(root=str(under_other_ids(data, tmp_path / "copy")), minimum_patients=1)
     (folder.path / "site.json").write_text(profile.model_dump_json(by_alias=True))
     after = opened(folder, "run-2").roll.known()
     assert len(after) == len(before) and not after.keys() & before.keys()
