@@ -55,8 +55,10 @@ def ledger(
     chain = found[0]
     if lines:
         Console().print(_table(lines))
+    first, present = chain.links[0].signer, chain.key or chain.links[0].signer
+    rotated = f", later by the key it passed on to, now {present.spoken}" if present != first else ""
     _say(
-        f"{len(chain.links)} entries since {chain.links[0].entry.at}, all signed by this site ({chain.links[0].signer.spoken}); verified."
+        f"{len(chain.links)} entries since {chain.links[0].entry.at}, all signed by this site ({first.spoken}{rotated}); verified."
     )
     if chain.torn:
         _say("The last line was cut off while it was written; it is dropped at the next entry. Its act had not begun.")

@@ -233,6 +233,8 @@ def test_by_command(anna: Hospital) -> None:
     said = RUN.invoke(app, ["rotate-key", str(anna.folder.path), "--yes"], catch_exceptions=False).output
     for words in (old.spoken, present(anna.folder).spoken, "consilium-site request", "--replace", "revoke-key"):
         assert words in said
+    listed = RUN.invoke(app, ["ledger", str(anna.folder.path)], catch_exceptions=False).output
+    assert old.spoken in listed and f"now {present(anna.folder).spoken}" in listed
     arguments = ["revoke-key", str(anna.folder.path), old.spoken, "--reason", "laptop stolen"]
     assert old.spoken in RUN.invoke(app, arguments, catch_exceptions=False).output
     with pytest.raises(InputError, match="200 signs"):
