@@ -115,10 +115,12 @@ def _kept_head(chain: Chain, kept: bytes) -> Head | None:
     lines, rest = whole_lines(kept)
     if len(lines) != 1 or rest or chain.key is None:
         return None
-    try:
-        return read_head(lines[0].decode(), chain.key)
-    except (SignatureError, LedgerError, UnicodeDecodeError):
-        return None
+    for key in dict.fromkeys([chain.key, *(link.signer for link in chain.links)]):  # it may be from before a rotation
+        try:
+            return read_head(lines[0].decode(), key)
+        except (SignatureError, LedgerError, UnicodeDecodeError):
+            continue
+    return None
 
 
 def _updates(run: RunOnLedger, files: RunFiles, site: str) -> Check:
