@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ class Network(nn.Module):
     """
 
     #: what the state_dict calls `fc`
-    head_name: str = "fc"
+    head_name: ClassVar[str] = "fc"
     #: children that ordinary weight files don't hold, or hold in another shape; they stay as initialised then
     fresh_layers: tuple[str, ...] = ()
 

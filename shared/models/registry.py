@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from shared.errors import StudyError
-from shared.models import resnet
+from shared.models import efficientnet, googlenet, mobilenet, regnet, resnet, vgg, vit
 from shared.models.network import Network
 from shared.study import Model, Study
 
@@ -33,6 +33,14 @@ MODELS: Mapping[str, Entry] = {
     "resnet34": _residual(resnet.resnet34),
     "resnet50": _residual(resnet.resnet50),
     "resnext50_32x4d": _residual(resnet.resnext50_32x4d),
+    "vgg16": Entry(vgg.vgg16, norm=("none",)),
+    "vgg16_bn": Entry(vgg.vgg16_bn),
+    "googlenet": Entry(googlenet.googlenet),
+    "mobilenet_v2": Entry(mobilenet.mobilenet_v2),
+    "regnet_y_400mf": Entry(regnet.regnet_y_400mf),
+    "efficientnet_b0": Entry(efficientnet.efficientnet_b0),
+    "efficientnet_b3": Entry(efficientnet.efficientnet_b3),
+    "vit_b_16": Entry(vit.vit_b_16, norm=("none",)),
 }
 
 

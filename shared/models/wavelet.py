@@ -5,9 +5,9 @@ The transform is orthonormal (Mallat, "A Theory for Multiresolution Signal Decom
 horizontal edges (PyWavelets' cH) and HL vertical ones (cV).
 
 The paper of WA-ResNet-50 puts the transform on the input in one place and on feature maps in another: `HaarBands` is the first,
-`HaarPooling` the second. It gives no equation for wavelet attention; `HaarAttention` follows the idea of Zhao, Huang, Shu,
-"Wavelet-Attention CNN for Image Classification", Multimedia Systems 28, 2022 (arXiv:2201.09271): attention comes from the high bands, LL
-is kept. Its gate, a 1x1 convolution and a sigmoid, is ours.
+`HaarPooling` the second. It gives no equation for wavelet attention; `HaarAttention` follows the idea of Zhao et al., "Wavelet-Attention
+CNN for Image Classification", 2022 (arXiv:2201.09271): attention comes from the high bands, LL is kept. Its gate, a 1x1 convolution and a
+sigmoid, is ours.
 """
 
 from __future__ import annotations
