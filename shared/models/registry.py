@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from shared.errors import StudyError
-from shared.models import efficientnet, googlenet, mobilenet, regnet, resnet, vgg, vit
+from shared.models import cnn_vit, efficientnet, googlenet, mobilenet, rcdnet, regnet, resnet, vgg, vit
 from shared.models.network import Network
 from shared.study import Model, Study
 
@@ -41,6 +41,8 @@ MODELS: Mapping[str, Entry] = {
     "efficientnet_b0": Entry(efficientnet.efficientnet_b0),
     "efficientnet_b3": Entry(efficientnet.efficientnet_b3),
     "vit_b_16": Entry(vit.vit_b_16, norm=("none",)),
+    "cnn_vit": Entry(cnn_vit.cnn_vit),
+    "rcdnet": Entry(rcdnet.rcdnet),
 }
 
 
