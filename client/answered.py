@@ -19,7 +19,7 @@ from shared.errors import StorageError
 from shared.messages import Instruction, Kind
 from shared.private_file import write_private
 from shared.results import Evaluated, Prepared, Trained
-from shared.study import Sha256, Strict
+from shared.schema import Sha256, Strict
 from shared.wire import flat_digest
 
 log = logging.getLogger("consilium.site")

@@ -69,21 +69,29 @@ class OpenCohort:
 
 
 def open_cohort(
-    study: Study, folder: SiteFolder, run_folder: Path, progress: Callable[[int, int], None] | None = None
+    study: Study,
+    folder: SiteFolder,
+    run_folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    before_images: Callable[[Mapping[str, frozenset[str]]], None] | None = None,
 ) -> OpenCohort:
     """The run's cohort: from its file where this run has opened it before, else from the hospital's data.
+
+    `before_images` is called with the patients' tags when the tables were read and no image was; what it raises goes through.
 
     Raises DataError, UnreadableImageError, SplitLeakError, PolicyError, StorageError, InputError (who has withdrawn can't be known).
     """
     profile = folder.profile()
     opened = _kept(run_folder, study)
     if opened is None:
-        opened = _opened(study, profile, folder, progress)
+        opened = _opened(study, profile, folder, progress, before_images)
         save_roll(run_folder, opened.roll.without(withdrawn_tags(folder)))
     roll = opened.roll.without(withdrawn_tags(folder))
     if roll.withdrawn:
         _require_patients(roll, profile)
-    _require_classes(roll, study)
+    if study.privacy is None:
+        _require_classes(roll, study)
     return OpenCohort(roll, replace(opened.store, readable=roll.readable))
 
 
@@ -99,19 +107,26 @@ def selected(study: Study, folder: SiteFolder) -> Cohort:
         open_holding(profile, unit=study.task.unit),
         minimum_patients=profile.policy.minimum_patients,
         withdrawn=lambda patient: tags.tag(patient) in gone,
+        place=lambda patient: tags.place(study.seed, patient),
     )
 
 
 def _opened(
-    study: Study, profile: Profile, folder: SiteFolder, progress: Callable[[int, int], None] | None
+    study: Study,
+    profile: Profile,
+    folder: SiteFolder,
+    progress: Callable[[int, int], None] | None,
+    before_images: Callable[[Mapping[str, frozenset[str]]], None] | None,
 ) -> OpenCohort:
     cohort = selected(study, folder)
+    tags = Tags.of(folder)
+    if before_images is not None:
+        before_images({tags.tag(record.patient): frozenset() for record in cohort.records})
     store = prepare_store(
         cohort.records, study.preprocessing, folder.cache, unreadable=profile.data.unreadable, progress=progress
     )
     for problem in (*cohort.problems, *store.problems)[:_UNREADABLE_NAMED]:
         log.warning("left out: %s", problem)
-    tags = Tags.of(folder)
     roll = Roll(
         study=study.digest(),
         images=str(getattr(store.images, "filename", "")),

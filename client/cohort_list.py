@@ -7,24 +7,39 @@ The same patients give the same root, whatever the folder or the file names of t
 
 from __future__ import annotations
 
+import contextlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from client.site_folder import SiteFolder
 from client.withdrawn import Tags
 from shared.errors import LedgerError, StorageError
 from shared.ledger.merkle import cohort_root
 from shared.private_file import write_private
-from shared.study import Sha256, Strict
+from shared.schema import Sha256, Strict
 
 
 class _File(Strict):
     format: Literal["consilium/cohort/1"] = "consilium/cohort/1"
     tags: list[Sha256]
+    images: dict[Sha256, list[Sha256]] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CohortList:
+    """The patients of one cohort: tags, each with the keyed digests of the pixels of the patient's images as far as they are known."""
+
+    patients: Mapping[str, frozenset[str]]
+
+    def among(self, others: Mapping[str, frozenset[str]]) -> set[str]:
+        """Which of `others` are of this cohort: by their own tag, or by an image that somebody of the cohort has."""
+        images = frozenset().union(*self.patients.values())
+        return {tag for tag, theirs in others.items() if tag in self.patients or not images.isdisjoint(theirs)}
 
 
 def root_of(tags: Iterable[str], key: Tags) -> str:
@@ -32,28 +47,38 @@ def root_of(tags: Iterable[str], key: Tags) -> str:
     return cohort_root(tags, hmac.digest(key.key, b"consilium cohort salt", "sha256"))
 
 
-def keep_list(folder: SiteFolder, root: str, tags: Iterable[str]) -> None:
+def keep_list(folder: SiteFolder, root: str, patients: Mapping[str, frozenset[str]]) -> None:
     """Raises StorageError."""
     path = _path(folder, root)
     try:
         path.parent.mkdir(exist_ok=True, mode=0o700)
     except OSError as problem:
         raise StorageError(f"{path.parent}: can't be made: {problem.strerror or problem}") from None
-    write_private(path, _File(tags=sorted(tags)).model_dump_json().encode())
+    if path.exists():  # what is known of a patient's images only grows
+        with contextlib.suppress(LedgerError):
+            before = read_list(folder, root, Tags.of(folder)).patients
+            patients = {tag: images | before.get(tag, frozenset()) for tag, images in patients.items()}
+    images = {tag: sorted(digests) for tag, digests in sorted(patients.items()) if digests}
+    write_private(path, _File(tags=sorted(patients), images=images).model_dump_json().encode())
+
+
+def read_list(folder: SiteFolder, root: str, key: Tags) -> CohortList:
+    """Raises LedgerError where it is missing, damaged, or another cohort's."""
+    path = _path(folder, root)
+    try:
+        file = _File.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        file = None
+    if file is None or root_of(file.tags, key) != root:
+        raise LedgerError(f"{path}: missing or damaged, so nobody knows whom runs were reserved for; put it back")
+    return CohortList({tag: frozenset(file.images.get(tag, ())) for tag in file.tags})
 
 
 def require_within(folder: SiteFolder, root: str, tags: frozenset[str], key: Tags) -> None:
     """Nobody may have been added since the run was reserved; who has withdrawn may be missing. Raises LedgerError."""
     if root_of(tags, key) == root:
         return
-    path = _path(folder, root)
-    try:
-        reserved = frozenset(_File.model_validate_json(path.read_bytes()).tags)
-    except (OSError, ValidationError):
-        reserved = frozenset()
-    if root_of(reserved, key) != root:
-        raise LedgerError(f"{path}: missing or damaged, so nobody knows whom the run was reserved for; put it back")
-    added = len(tags - reserved)
+    added = len(tags - read_list(folder, root, key).patients.keys())
     if added:
         raise LedgerError(
             f"the data now holds {added} patient(s) who are not of the cohort {root[:12]} that the run was reserved for; "

@@ -26,7 +26,7 @@ from client.private.gradients import Mode
 from client.private.sampling import PatientSampler
 from client.training import losses_of
 from shared.models.attention import CBAM, group_norm
-from shared.study import Strict
+from shared.schema import Strict
 
 _FAILURE = 1e-7
 #: Intervals of a report, rounded up: two a patient, some for each parameter and check.

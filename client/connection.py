@@ -26,7 +26,7 @@ from pydantic import Field
 from shared.errors import ConsiliumError, EgressError, ProcessError, RevokedError
 from shared.flower_settings import require_parameters
 from shared.private_file import write_private
-from shared.study import Strict
+from shared.schema import Strict
 
 log = logging.getLogger("consilium.connection")
 

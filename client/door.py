@@ -38,13 +38,15 @@ from flwr.supercore.run import RunNotRunningException
 from numpy.lib import format as npy_format
 
 from client.gate import refusal_message
+from client.ledger import lines_on_file
 from client.site_folder import SiteFolder
 from shared.canonical import canonical_json
 from shared.errors import UNEXPECTED_CODE, ConsiliumError, EgressError, NonFiniteUpdateError
 from shared.flower_settings import require_parameters
+from shared.ledger.chain import payload_of
 from shared.messages import ANSWER, BODY, FLAT, UPDATE, Answer, read_answer
 from shared.pacing import Pacing
-from shared.signing import Envelope, PublicKey, unseal
+from shared.signing import Envelope, PublicKey, payload_digest, unseal
 from shared.wire import flat_digest, from_npy
 
 log = logging.getLogger("consilium.door")
@@ -175,6 +177,7 @@ class Door:
         if list(texts) != [BODY] or not isinstance(text, str):
             raise EgressError("expected one signed text, but the answer holds something else")
         answer = checked_text(text, self._key, self._site)
+        require_on_file(answer, self._folder)
         rebuilt = RecordDict({ANSWER: ConfigRecord({BODY: text})})
         if (UPDATE in content) != (answer.update_digest is not None) or (UPDATE in content) != (
             answer.trained is not None
@@ -210,6 +213,20 @@ def checked_text(text: str, key: PublicKey, site: str) -> Answer:
     if answer.hello.site != site:
         raise EgressError("the answer speaks for another site")
     return answer
+
+
+def require_on_file(answer: Answer, folder: SiteFolder) -> None:
+    """The ledger entries of an answer are those of the hospital's file, to the byte: no room for anything else. Raises EgressError."""
+    if not answer.entries and answer.receipt is None:
+        return
+    lines = lines_on_file(folder)
+    if not set(answer.entries) <= set(lines):
+        raise EgressError("the answer holds entries that are not in this hospital's ledger")
+    receipt = answer.receipt
+    if receipt is not None and (
+        receipt.seq >= len(lines) or payload_digest(payload_of(lines[receipt.seq])) != receipt.digest
+    ):
+        raise EgressError("the answer's receipt is of no entry of this hospital's ledger")
 
 
 def _checked_array(record: ArrayRecord, digest: str) -> Array:

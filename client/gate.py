@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from client import run_on_ledger
 from client.answered import Answered, find, keep
 from client.approvals import Approval, require_approval
 from client.policy import clamped, clamped_preparation, require_within, smallest_cell
+from client.private.contract import require_nothing_exact
+from client.run_on_ledger import Asked
 from client.site_folder import SiteFolder
 from shared.errors import (
     UNEXPECTED_CODE,
@@ -76,20 +78,28 @@ class Task:
     profile: Profile
     folder: SiteFolder
     model: Flat
+    digest: str
+
+    @property
+    def on_ledger(self) -> Asked:
+        """As what the ledger is asked."""
+        return Asked(self.folder, self.instruction, self.digest, self.study)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What the work ended in: exactly one of the three, and the update where it was training.
 
-    `patients` are the tags (`client.withdrawn`) of all whom the work had before it.
+    `patients` are the tags (`client.withdrawn`) of all whom the work had before it, each with the keyed digests of the images' pixels as
+    far as they are known; `svm` is the digest of a private SVM that was fitted on the way.
     """
 
     prepared: Prepared | None = None
     trained: Trained | None = None
     evaluated: Evaluated | None = None
     update: Flat | None = None
-    patients: frozenset[str] = frozenset()
+    patients: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    svm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +134,8 @@ def answer(
             instruction, digest = _instruction(message, folder)
             number = instruction.round
             named.enter_context(log_context(run=instruction.run, round=number))
-            task = _admit(instruction, message, site, folder)
-            content = _answered_before(task, digest, site) or _released(_worked(task, work), task, digest, site)
+            task = _admit(instruction, digest, message, site, folder)
+            content = _answered_before(task, site) or _released(_worked(task, work), task, site)
         except ConsiliumError as problem:
             log.error("%s: %s", problem.code, problem)
             content = _refusal(site, number, digest, problem.code)
@@ -152,7 +162,7 @@ def _instruction(message: Message, folder: SiteFolder) -> tuple[Instruction, str
     return read_instruction(text, PublicKey.read(folder.coordinator().coordinator_key))
 
 
-def _admit(instruction: Instruction, message: Message, site: _Site, folder: SiteFolder) -> Task:
+def _admit(instruction: Instruction, digest: str, message: Message, site: _Site, folder: SiteFolder) -> Task:
     """Check everything that can be checked before any data is opened."""
     profile = site.profile
     if instruction.site != profile.site:
@@ -182,7 +192,7 @@ def _admit(instruction: Instruction, message: Message, site: _Site, folder: Site
     if flat_digest(array) != instruction.model_digest:
         raise InstructionError("the model's digest is not the one that the instruction names")
     _require_start(instruction, approval)
-    return Task(instruction, study, profile, folder, decode(array, study.federation.wire))
+    return Task(instruction, study, profile, folder, decode(array, study.federation.wire), digest)
 
 
 def _require_fresh(instruction: Instruction, folder: SiteFolder) -> None:
@@ -216,13 +226,13 @@ def _require_start(instruction: Instruction, approval: Approval) -> None:
 
 def _worked(task: Task, work: Callable[[Task], Result]) -> Result:
     """The work, once the ledger has what must be there before it. Raises LedgerError, StorageError, and what the work raises."""
-    run_on_ledger.before_work(task.folder, task.instruction)
+    run_on_ledger.before_work(task.on_ledger)
     result = work(task)
-    run_on_ledger.after_work(task.folder, task.instruction, result.patients)
+    run_on_ledger.after_work(task.on_ledger, result.patients)
     return result
 
 
-def _released(result: Result, task: Task, digest: str, site: _Site) -> RecordDict:
+def _released(result: Result, task: Task, site: _Site) -> RecordDict:
     """The egress contract. Raises EgressError, NonFiniteUpdateError, PolicyError, LedgerError, StorageError; then only a code leaves."""
     kind = task.instruction.kind
     given = {
@@ -244,29 +254,30 @@ def _released(result: Result, task: Task, digest: str, site: _Site) -> RecordDic
         _check_cells(evaluated, task)
     body = Answer(
         hello=site.hello,
-        instruction=digest,
+        instruction=task.digest,
         round=task.instruction.round,
         prepared=prepared,
         trained=result.trained,
         evaluated=evaluated,
         update_digest=flat_digest(array) if array is not None else None,
     )
-    content = _content(body, array, site)
+    require_nothing_exact(body, task.study)
+    _content(body, array, site)
     # Kept first: what is settled and was lost in a crash could not be sent again.
     keep(folder_of(task), task.instruction, Answered(result.trained, array, prepared, evaluated))
-    run_on_ledger.before_leaving(task.folder, task.instruction, task.study, body, result.patients)
-    return content
+    run_on_ledger.before_leaving(task.on_ledger, body, result.patients, result.svm)
+    return _content(run_on_ledger.with_entries(task.on_ledger, body), array, site)
 
 
-def _answered_before(task: Task, digest: str, site: _Site) -> RecordDict | None:
+def _answered_before(task: Task, site: _Site) -> RecordDict | None:
     """The answer that was made already for this round and this model, under the new instruction's name.
 
-    Counts and figures only of a closed run: as long as it is open they are made anew.
+    Counts and figures only of a closed run: as long as it is open they are made anew. What a private run has released is never made anew.
     """
     kept = find(folder_of(task), task.instruction)
-    if kept is None or (
-        task.instruction.kind != "train" and not run_on_ledger.is_closed(task.folder, task.instruction)
-    ):
+    if kept is None:
+        return None
+    if task.instruction.kind != "train" and not run_on_ledger.is_closed(task.folder, task.instruction):
         return None
     log.info(
         "%s of round %s was done already: the same answer is sent again", task.instruction.kind, task.instruction.round
@@ -274,16 +285,15 @@ def _answered_before(task: Task, digest: str, site: _Site) -> RecordDict | None:
     policy = task.profile.policy
     body = Answer(
         hello=site.hello,
-        instruction=digest,
+        instruction=task.digest,
         round=task.instruction.round,
         prepared=clamped_preparation(kept.prepared, policy) if kept.prepared is not None else None,
         trained=kept.trained,
         evaluated=clamped(kept.evaluated, policy) if kept.evaluated is not None else None,
         update_digest=flat_digest(kept.update) if kept.update is not None else None,
     )
-    content = _content(body, kept.update, site)
-    run_on_ledger.before_leaving(task.folder, task.instruction, task.study, body, None)
-    return content
+    run_on_ledger.before_leaving(task.on_ledger, body, None)
+    return _content(run_on_ledger.with_entries(task.on_ledger, body), kept.update, site)
 
 
 def folder_of(task: Task) -> Path:
@@ -314,7 +324,7 @@ def _check_prepared(prepared: Prepared, task: Task) -> None:
     if (prepared.device, prepared.synthetic, prepared.patient_stand_in) != known:
         raise EgressError("device, synthetic or patient_stand_in are not those of this site's profile")
     patients = sum(part.patients for part in prepared.parts.values())
-    if patients < task.profile.policy.minimum_patients:
+    if task.study.privacy is None and patients < task.profile.policy.minimum_patients:
         raise PolicyError(
             f"the study reaches {patients} patients, but this site asks for {task.profile.policy.minimum_patients}"
         )

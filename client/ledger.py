@@ -26,17 +26,20 @@ from client.data.cache_files import sync_folder
 from client.site_folder import SiteFolder
 from client.withdrawn import Tags
 from shared.errors import LedgerError, SignatureError, StorageError
+from shared.exact import exact
 from shared.ledger.chain import (
     Chain,
     Head,
+    payload_of,
     payloads_holding,
     read_chain,
     read_head,
     require_sound,
     seal_head,
 )
-from shared.ledger.entries import ENTRY, Entry, Genesis, entry_of
+from shared.ledger.entries import ENTRY, Entry, Genesis, Lifetime, entry_of
 from shared.ledger.rules import Rules, RunOnLedger
+from shared.privacy.orders import ORDERS
 from shared.private_file import write_private
 from shared.signing import SigningKey, payload_digest, seal, unseal
 
@@ -72,6 +75,32 @@ class OpenLedger:
     def run(self, name: str) -> RunOnLedger | None:
         return self.rules.runs.get(name)
 
+    def everything(self) -> Rules:
+        """What all entries that are on disk add up to, of every run. Raises LedgerError."""
+        rules = Rules()
+        for payload in payloads_holding(self.whole, ('"type":',)):
+            rules.take(entry_of(payload))
+        return rules
+
+    def holds(self, seq: int, digest: str) -> bool:
+        """Whether entry `seq` is on disk with this digest of its payload."""
+        lines = self.whole.split(b"\n", seq + 1)
+        if len(lines) <= seq + 1:
+            return False
+        return payload_digest(payload_of(lines[seq])) == digest
+
+    def lines_of(self, run: str, after: int | None) -> list[str]:
+        """The sealed entries that a reader of `run` needs, with numbers above `after`: the run's, its cohort's, and the ledger's own."""
+        found: list[str] = []
+        cohort: str | None = run_cohort(self.rules, run)
+        for line in self.whole.decode().splitlines()[(after + 1) if after is not None else 0 :]:
+            said = json.loads(payload_of(line))
+            if said["type"] in ("GENESIS", "BUDGET", "ROTATE", "REVOKE") or (
+                said.get("run") == run or (said["type"] == "COHORT" and said["cohort"] == cohort)
+            ):
+                found.append(line)
+        return found
+
     def add(self, entry: Entry) -> None:
         """Raises LedgerError where it may not come next."""
         if (problem := self.rules.problem(entry)) is not None:
@@ -91,6 +120,12 @@ class OpenLedger:
         _write_head(self.folder, self.key, self.seq - 1, self.digest, self.whole)
 
 
+def run_cohort(rules: Rules, run: str) -> str | None:
+    """The cohort of a run, where it is reserved."""
+    known = rules.runs.get(run)
+    return known.reserve.cohort if known is not None else None
+
+
 @contextlib.contextmanager
 def open_ledger(folder: SiteFolder, run: str) -> Iterator[OpenLedger]:
     """To write of `run`; begun with GENESIS where there is none yet.
@@ -103,8 +138,19 @@ def open_ledger(folder: SiteFolder, run: str) -> Iterator[OpenLedger]:
         tags = Tags.of(folder)
         commitment = hashlib.sha256(tags.key).hexdigest()
         if ledger.rules.genesis is None:
+            profile = folder.profile()
+            budget = profile.policy.lifetime
             ledger.add(
-                Genesis(**ledger.place(), site=folder.profile().site, key=str(key.public), tag_key_digest=commitment)
+                Genesis(
+                    **ledger.place(),
+                    site=profile.site,
+                    key=str(key.public),
+                    tag_key_digest=commitment,
+                    rdp_orders=[exact(order) for order in ORDERS],
+                    lifetime=Lifetime(epsilon=budget.epsilon, delta=budget.delta, unbounded=budget.unbounded)
+                    if budget is not None
+                    else None,
+                )
             )
             ledger.write()
         elif ledger.rules.genesis.tag_key_digest != commitment:
@@ -128,6 +174,11 @@ def read_ledger(folder: SiteFolder) -> tuple[Chain, bytes] | None:
             return None
         chain = _verified(folder, key, data, head)
         return chain, data[: len(data) - len(chain.torn)]
+
+
+def lines_on_file(folder: SiteFolder) -> list[str]:
+    """The sealed entries as they stand in the file, none of them verified. Raises LedgerError."""
+    return _read(folder).decode("ascii", errors="replace").splitlines()
 
 
 def accept_as_newest(folder: SiteFolder) -> int:
@@ -168,9 +219,10 @@ def _opened(folder: SiteFolder, key: SigningKey, run: str) -> OpenLedger:
 def _rules_of(whole: bytes, run: str) -> Rules:
     """Of what the head covers: what all runs need to know, and this run."""
     rules = Rules()
-    for payload in payloads_holding(whole, ('"type":"GENESIS"', '"type":"COHORT"', f'"run":"{run}"')):
+    always = ("GENESIS", "BUDGET", "COHORT")
+    for payload in payloads_holding(whole, (*(f'"type":"{kind}"' for kind in always), f'"run":"{run}"')):
         said = json.loads(payload)
-        if said["type"] in ("GENESIS", "COHORT") or said.get("run") == run:
+        if said["type"] in always or said.get("run") == run:
             rules.take(entry_of(payload))
     return rules
 

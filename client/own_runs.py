@@ -22,7 +22,8 @@ from shared.errors import UNEXPECTED_CODE, ConsiliumError, StorageError
 from shared.messages import Instruction, Kind
 from shared.private_file import write_private
 from shared.results import Evaluated
-from shared.study import Sha256, Strict, Study
+from shared.schema import Sha256, Strict
+from shared.study import Study
 
 _NOTE, _STEPS, _FIGURES = "run.json", "instructions.jsonl", "figures.json"
 

@@ -16,8 +16,9 @@ from shared.documents import Publication, read_document
 from shared.errors import DocumentError, InputError, StorageError
 from shared.private_file import write_private
 from shared.release import Release
+from shared.schema import Sha256, Strict
 from shared.signing import PublicKey
-from shared.study import Sha256, Strict, WeightsFile
+from shared.study import WeightsFile
 
 #: Fewest digits of a digest that may stand for all of it.
 SHORTEST_PREFIX = 8

@@ -17,8 +17,9 @@ from shared.documents import Publication
 from shared.errors import ConsiliumError
 from shared.profile import Policy, Profile
 from shared.release import Release
+from shared.schema import Strict
 from shared.signing import PublicKey
-from shared.study import Strict, Study, WeightsFile
+from shared.study import Study, WeightsFile
 
 NEVER = (
     "images, masks, tables and file names; names, ids and dates of patients; the score, feature vector or map of a single image; support "

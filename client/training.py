@@ -171,6 +171,8 @@ def train_round(
     if training.class_weights == "balanced":
         weights = torch.tensor(balanced_weights(class_counts), dtype=torch.float32, device=device)
     count = training.local_epochs if epochs is None else epochs
+    if count is None:
+        raise ValueError("the study gives no local_epochs, so epochs must be given")
     total = len(batches) * count if isinstance(batches, Sized) else 0
     single_image_fails = _trains_batch_norm(network)
     finished: list[Epoch] = []

@@ -25,7 +25,7 @@ from client.data.records import Part
 from client.site_folder import SiteFolder
 from shared.errors import InputError, StorageError
 from shared.private_file import write_private
-from shared.study import Sha256, Strict
+from shared.schema import Sha256, Strict
 
 
 class Spent(Strict):
@@ -84,6 +84,11 @@ class Tags:
     def tag(self, patient: str) -> str:
         """64 hex digits."""
         return hmac.new(self.key, normalised(patient).encode(), hashlib.sha256).hexdigest()
+
+    def place(self, seed: int, patient: str) -> float:
+        """A number in [0, 1) that depends on this hospital's key, the study's seed and the id alone."""
+        digest = hmac.new(self.key, f"place/{seed}/{normalised(patient)}".encode(), hashlib.sha256).digest()
+        return (int.from_bytes(digest[:8], "big") >> 11) * 2.0**-53
 
 
 def normalised(patient: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from client import run_on_ledger
 from client.cohort import OpenCohort, open_cohort
 from client.data.batches import Batches
 from client.data.records import Part
@@ -21,20 +24,26 @@ from client.evaluation import evaluate, network_predictions
 from client.features import PartFeatures
 from client.gate import Result, Task
 from client.kept_scores import load_scores
+from client.noised_evaluation import noised_evaluation
 from client.own_runs import keep_figures, on_record
 from client.page import write_page
 from client.policy import time_is_up
+from client.private.dp_sgd import PrivateConstants, train_private_round
+from client.private.sampling import PatientSampler
 from client.site_folder import Progress
 from client.training import MemoryFormat, Precision, TrainingStopped, extract_features, resolve_auto, train_round
 from client.withdrawal import settle
-from shared.errors import PolicyError, WireError
+from shared.errors import DataError, PolicyError, PrivacyError, WireError
+from shared.exact import as_float
 from shared.metrics.classification import figures
 from shared.models import build_network
 from shared.models.network import Network
 from shared.models.state import frozen_digest, load_travelling, travelling, travelling_arrays
 from shared.results import Evaluated, Prepared, Trained, Validation
 from shared.seeds import derived_seed
-from shared.wire import Manifest, flatten, unflatten
+from shared.wire import Flat, Manifest, flatten, unflatten
+
+log = logging.getLogger("consilium.site")
 
 EVALUATION_BATCH = 64
 
@@ -62,10 +71,10 @@ def _done(task: Task) -> Result:
         if kind == "prepare":
             result = Result(prepared=_prepare(bench))
         elif kind == "train":
-            result = _train(bench, over)
+            result = _train_privately(bench, over) if task.study.privacy is not None else _train(bench, over)
         else:
-            result = Result(evaluated=_evaluate(bench))
-        return replace(result, patients=frozenset(bench.cohort.roll.tags) - {""})
+            result = _evaluate(bench)
+        return replace(result, patients=bench.cohort.roll.known())
     finally:  # patients who withdrew meanwhile
         settle(task.folder, bench.run_folder, bench.cohort.roll)
 
@@ -94,6 +103,7 @@ class _Bench:
             task.folder,
             run_folder,
             progress=lambda done, total: _show(task, "prepare", done, total),
+            before_images=lambda patients: run_on_ledger.before_images(task.on_ledger, patients),
         )
         read = time.perf_counter() - begun
         network = build_network(task.study, weights_root=task.folder.weights)
@@ -104,6 +114,8 @@ class _Bench:
         device = chosen_device(task.profile.device)
         limit_memory(device, task.profile.policy.maximum_device_memory_gb)
         precision, memory_format = resolve_auto(task.study.training, device, network)
+        if task.study.privacy is not None:
+            precision, memory_format = "fp32", "contiguous"
         network.to(device)
         return cls(task, run_folder, cohort, network, manifest, device, precision, memory_format, read)
 
@@ -121,7 +133,7 @@ class _Bench:
             self.cohort.labels,
             self.cohort.parts[part],
             recipe=study.preprocessing,
-            batch_size=study.training.batch_size if training else EVALUATION_BATCH,
+            batch_size=(study.training.batch_size if training else None) or EVALUATION_BATCH,
             device=self.device,
             generator=torch.Generator().manual_seed(shuffled_by) if shuffled_by is not None else None,
             augmentation=study.augmentation if training else None,
@@ -146,15 +158,16 @@ class _Bench:
 def _prepare(bench: _Bench) -> Prepared:
     begun = time.perf_counter()
     task = bench.task
+    private = task.study.privacy is not None
     baseline: Evaluated | None = None
     if task.study.evaluation.baseline:
         _show(task, "evaluate", 0, 0)
         baseline = _evaluated(bench, {part: bench.features(part) for part in PARTS}, begun)
     ended = time.perf_counter()
     return Prepared(
-        parts=dict(bench.cohort.counts(len(task.study.task.classes))),
-        left_out=bench.cohort.roll.left_out,
-        unreadable=bench.cohort.roll.unreadable,
+        parts={} if private else dict(bench.cohort.counts(len(task.study.task.classes))),
+        left_out=None if private else bench.cohort.roll.left_out,
+        unreadable=None if private else bench.cohort.roll.unreadable,
         synthetic=task.profile.data.synthetic,
         patient_stand_in=task.profile.data.patient_stand_in,
         device=device_name(bench.device),
@@ -162,7 +175,9 @@ def _prepare(bench: _Bench) -> Prepared:
         memory_format=bench.memory_format,
         frozen_digest=frozen_digest(bench.network),
         baseline=baseline,
-        seconds={
+        seconds={}
+        if private
+        else {
             "read": bench.seconds_read,
             "baseline": ended - begun,
             "total": bench.seconds_read + ended - begun,
@@ -194,12 +209,9 @@ def _train(bench: _Bench, over: Callable[[], bool]) -> Result:
             stop=over,
         )
     except TrainingStopped:
-        raise PolicyError(
-            f"round {task.instruction.round} was ended: policy.maximum_round_s of the profile is {task.profile.policy.maximum_round_s:g}"
-        ) from None
+        raise _too_long(task) from None
     ended = time.perf_counter()
-    update = flatten(travelling_arrays(bench.network), bench.manifest) - task.model
-    norm = math.sqrt(float(np.dot(update.astype(np.float64), update.astype(np.float64))))
+    update, norm = _update_of(bench)
     replied = time.perf_counter()
     body = Trained(
         images=len(rows),
@@ -217,6 +229,60 @@ def _train(bench: _Bench, over: Callable[[], bool]) -> Result:
         },
     )
     return Result(trained=body, update=update)
+
+
+def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
+    """One round of DP-SGD. What is known of it besides the update - who was drawn, how long it took, losses - stays here."""
+    task, study, privacy = bench.task, bench.task.study, bench.task.study.privacy
+    if privacy is None or privacy.noise_multiplier is None:
+        raise PrivacyError("the study has no noise multiplier")
+    training = study.training.in_round(task.instruction.round, study.federation.rounds)
+    rows = bench.cohort.parts["train"]
+    constants = PrivateConstants(
+        sampling_rate=as_float(privacy.sampling_rate),
+        clipping_norm=as_float(privacy.clipping_norm),
+        noise_multiplier=as_float(privacy.noise_multiplier),
+        normaliser=as_float(privacy.normaliser),
+    )
+    # Seeds that nobody knows: which draw of the augmentation or of dropout falls to whom depends on who else was drawn.
+    batches = bench.batches("train", shuffled_by=secrets.randbits(63))
+    pixels = study.preprocessing
+    try:
+        trained = train_private_round(
+            bench.network,
+            PatientSampler(rows, bench.cohort.patients[rows], rate=constants.sampling_rate),
+            lambda drawn: batches.of_rows(drawn, privacy.augmentations),
+            steps=privacy.steps_per_round,
+            constants=constants,
+            training=training,
+            positive_index=study.task.positive_index,
+            image_shape=(pixels.channels, pixels.size, pixels.size),
+            seed=secrets.randbits(63),
+            device=bench.device,
+            mode=privacy.gradients,
+            augmentations=privacy.augmentations,
+            optimiser_state=_optimiser_state(bench) if training.optimiser_state == "keep" else None,
+            progress=lambda done, total: _show(task, "train", done, total),
+            stop=over,
+        )
+    except TrainingStopped:
+        raise _too_long(task) from None
+    update, norm = _update_of(bench)
+    body = Trained(
+        images=None, patients=None, steps=trained.steps, epochs=[], validation=None, update_norm=norm, seconds={}
+    )
+    return Result(trained=body, update=update)
+
+
+def _too_long(task: Task) -> PolicyError:
+    limit = task.profile.policy.maximum_round_s
+    return PolicyError(f"round {task.instruction.round} was ended: policy.maximum_round_s of the profile is {limit:g}")
+
+
+def _update_of(bench: _Bench) -> tuple[Flat, float]:
+    """By how much training changed the global model, and the L2 norm of that."""
+    update = flatten(travelling_arrays(bench.network), bench.manifest) - bench.task.model
+    return update, math.sqrt(float(np.dot(update.astype(np.float64), update.astype(np.float64))))
 
 
 def _optimiser_state(bench: _Bench) -> Path:
@@ -250,12 +316,32 @@ def _validate(bench: _Bench) -> Validation:
     )
 
 
-def _evaluate(bench: _Bench) -> Evaluated:
+def _evaluate(bench: _Bench) -> Result:
     begun = time.perf_counter()
-    task = bench.task
+    task, study = bench.task, bench.task.study
     _show(task, "evaluate", 0, 0)
     parts = {part: bench.features(part) for part in PARTS}
-    evaluated = _evaluated(bench, parts, begun)
+    noise = noised_evaluation(parts, study) if study.privacy is not None else None
+    try:
+        evaluated = _evaluated(bench, parts, begun)
+        _keep(bench, parts, evaluated)
+    except DataError as problem:
+        if noise is None:
+            raise
+        # Whether this hospital has enough of each class for exact figures is private too.
+        log.warning("no page of exact figures: %s", problem)
+        return Result(evaluated=noise.evaluated, svm=noise.svm)
+    if noise is None and study.evaluation.release is not None:
+        heads = load_scores(_scores(bench, task.instruction.model_digest)).heads
+        noise = noised_evaluation(parts, study, svm=heads.get("svm"))
+    if noise is not None:
+        return Result(evaluated=noise.evaluated, svm=noise.svm)
+    return Result(evaluated=evaluated)
+
+
+def _keep(bench: _Bench, parts: dict[Part, PartFeatures], evaluated: Evaluated) -> None:
+    """The exact figures, and the hospital's own page of them."""
+    task = bench.task
     keep_figures(bench.run_folder, task.instruction.round, evaluated)
     if task.instruction.round == task.study.federation.rounds:  # no round follows that would go on from it
         for path in bench.run_folder.glob("optimiser-*.pt"):
@@ -271,7 +357,6 @@ def _evaluate(bench: _Bench) -> Evaluated:
         seed=derived_seed("page", task.study.seed, task.profile.site),
         image_of=_pictures(bench),
     )
-    return evaluated
 
 
 def _evaluated(bench: _Bench, parts: dict[Part, PartFeatures], begun: float) -> Evaluated:

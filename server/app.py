@@ -33,7 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     set_up_logs(home.path / "logs", house="coordinator", site=None)
     try:
         with log_context(run=folder.run_id()):
-            Coordinator(grid, folder, registry=home.registry, key=home.signing_key()).conduct()
+            Coordinator(grid, folder, registry=home.registry, receipts=home.receipts, key=home.signing_key()).conduct()
     except ConsiliumError as problem:
         folder.end("failed", str(problem), problem.code)
         log.error("%s: %s", problem.code, problem)

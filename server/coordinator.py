@@ -13,7 +13,7 @@ from server.run_folder import write_atomic
 from server.run_lock import is_locked, lock_within
 from server.superlink import Control, Endpoint
 from shared.errors import InputError, NotUpError, ProcessError, StorageError
-from shared.study import Strict
+from shared.schema import Strict
 
 #: Held by `up`.
 LOCK = ".up.lock"

@@ -3,6 +3,7 @@
 coordinator.json    HomeRecord: the federation's name, the address that hospitals connect to, the loopback port of the SuperLink
 keys/               ca.crt, ca.key, server.pem, server.key, crl.pem; signing.key (Ed25519) signs studies and instructions; all keys 0600
 sites/SITE.json     the registry
+receipts/           how far each hospital's ledger was seen
 studies/DIGEST.json published studies, signed
 runs/NAME/          run folders
 flwr/, state.db     Flower's
@@ -19,11 +20,12 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from server.certificates import Authority, ServerCertificates, require_hosts
+from server.receipts import Receipts
 from server.registry import Registry
 from server.run_folder import RunFolder, write_atomic
 from shared.errors import InputError, StorageError
+from shared.schema import Strict
 from shared.signing import SigningKey
-from shared.study import Strict
 
 #: Names under which the gateway and this machine reach the SuperLink.
 LOOPBACK = ("localhost", "127.0.0.1")
@@ -49,6 +51,7 @@ class Home:
         self.path = path
         self.keys = path / "keys"
         self.registry = Registry(path / "sites")
+        self.receipts = Receipts(path / "receipts")
         self.certificates = ServerCertificates(self.keys / "ca.crt", self.keys / "server.pem", self.keys / "server.key")
 
     @classmethod

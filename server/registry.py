@@ -15,8 +15,8 @@ from pydantic import Field, ValidationError
 from server.run_folder import write_atomic
 from shared.errors import InputError, StorageError
 from shared.release import Release
+from shared.schema import Name, Strict
 from shared.signing import KeyText, PublicKey
-from shared.study import Name, Strict
 
 
 class FormerKeys(Strict):

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 
 from server.checkpoint import Checkpoint, latest_checkpoint, read_starting_model, write_checkpoint, write_signed
 from server.exchange import Arrival, Exchange
+from server.receipts import Receipts
 from server.registry import Registry
 from server.run_folder import RunFolder
 from shared.aggregation import apply_update, normalised_weights, weighted_mean
@@ -28,7 +29,7 @@ from shared.messages import Instruction, Kind
 from shared.release import Release, Versions
 from shared.results import Evaluated, Prepared, SiteHello, Trained
 from shared.run_records import Event, FinalRecord, Miss, RoundRecord, RoundTiming, SiteTiming
-from shared.signing import SigningKey
+from shared.signing import PublicKey, SigningKey
 from shared.wire import Flat, decode, encode, flat_digest
 
 log = logging.getLogger("consilium.server")
@@ -37,7 +38,9 @@ log = logging.getLogger("consilium.server")
 class Coordinator:
     """Leads one run over `grid`, from the last checkpoint in `folder` to the final evaluation."""
 
-    def __init__(self, grid: Grid, folder: RunFolder, *, registry: Registry, key: SigningKey) -> None:
+    def __init__(
+        self, grid: Grid, folder: RunFolder, *, registry: Registry, receipts: Receipts, key: SigningKey
+    ) -> None:
         self.folder = folder
         self.study = folder.study()
         self.plan = self.study.federation
@@ -45,6 +48,7 @@ class Coordinator:
         self.start = read_starting_model(folder)
         self.exchange = Exchange(grid, self.expected, registry=registry, key=key)
         self.release = Release.installed()
+        self.registry, self.receipts = registry, receipts
         self.signed: dict[str, str] = {}
         self.prepared: dict[str, Prepared] = {}
         self.refused_to_prepare: dict[str, Miss] = {}
@@ -154,7 +158,7 @@ class Coordinator:
             else:
                 miss = self._take_update(arrival, incoming, trained, digests)
                 up = arrival.array.nbytes if arrival.array is not None else 0
-                timing[arrival.asked.site] = SiteTiming(answered_after=arrival.after, bytes_down=sent, bytes_up=up)
+                self._time(timing, arrival, sent, up)
                 if miss is not None:
                     missing.append(miss)
                     self._note_miss(number, miss)
@@ -180,7 +184,7 @@ class Coordinator:
         )  # fmt: skip
         write_checkpoint(
             self.folder, record, following, self.start.manifest,
-            incoming if self.plan.keep_updates else None, signed=self.signed,
+            incoming if self.study.keeps_updates else None, signed=self.signed,
         )  # fmt: skip
         self.late, self.latecomers = [], {}
         self._note(
@@ -264,7 +268,7 @@ class Coordinator:
 
     def _take_prepared(self, arrival: Arrival, missing: list[Miss], timing: dict[str, SiteTiming], sent: int) -> None:
         site = arrival.asked.site
-        timing[site] = SiteTiming(answered_after=arrival.after, bytes_down=sent, bytes_up=0)
+        self._time(timing, arrival, sent, 0)
         miss = arrival.miss
         answer = arrival.answer
         if answer is not None:
@@ -316,7 +320,7 @@ class Coordinator:
                 raise WireError(f"{site}: the update has another length or digest than announced")
             if not np.isfinite(update).all():
                 raise NonFiniteUpdateError(f"{site}: the update holds NaN or infinity")
-            if self.plan.weighting == "counts" and answer.trained.images == 0:
+            if self.plan.weighting == "counts" and not answer.trained.images:
                 raise WireError(f"{site}: the update comes from no image, so it has no weight")
         except (WireError, NonFiniteUpdateError) as problem:
             return Miss(site=site, reason="invalid", code=problem.code)
@@ -350,12 +354,15 @@ class Coordinator:
         previous = file_digest(record) if record.is_file() else None
         compare_with = flat_digest(encode(self.start.flat, self.plan.wire)) if compares else None
 
+        records = self.registry.all()
+        seen = {site: self.receipts.get(PublicKey.read(records[site].signing_key)) for site in nodes if site in records}
+
         def instruct(site: str, issued: int, expires: int) -> Instruction:
             return Instruction(
                 kind=kind, run=self.folder.run_id(), site=site, round=number, issued=issued, expires=expires,
                 study=study, study_digest=self.study.digest(), model_digest=digest,
                 manifest_digest=self.start.manifest.digest(), previous=previous, compare_with=compare_with,
-                release=self.release,
+                receipt=seen.get(site), release=self.release,
             )  # fmt: skip
 
         for site in sorted(nodes):
@@ -385,10 +392,15 @@ class Coordinator:
     def _weights(self, trained: Mapping[str, Trained]) -> dict[str, float]:
         rule = self.plan.weighting
         if rule == "counts":
-            return normalised_weights({site: float(one.images) for site, one in trained.items()})
+            return normalised_weights({site: float(one.images or 0) for site, one in trained.items()})
         if rule == "uniform":
             return normalised_weights(dict.fromkeys(trained, 1.0))
         return normalised_weights({site: rule[site] for site in trained})
+
+    def _time(self, timing: dict[str, SiteTiming], arrival: Arrival, sent: int, up: int) -> None:
+        """How long a hospital took; not in a private run, where it says how many patients were drawn."""
+        if self.study.privacy is None:
+            timing[arrival.asked.site] = SiteTiming(answered_after=arrival.after, bytes_down=sent, bytes_up=up)
 
     def _keep(self, arrival: Arrival) -> None:
         """The signed instruction and the signed answer go into the round's folder: an auditor reads there who said what."""
@@ -396,6 +408,9 @@ class Coordinator:
             kind, site = arrival.asked.kind, arrival.asked.site
             self.signed[f"{site}.{kind}.instruction.json"] = arrival.asked.text
             self.signed[f"{site}.{kind}.answer.json"] = arrival.text
+        record = self.registry.get(arrival.asked.site)
+        if arrival.answer is not None and arrival.answer.receipt is not None and record is not None:
+            self.receipts.keep(PublicKey.read(record.signing_key), arrival.answer.receipt)
 
     def _require_quorum(self, present: int, missing: list[Miss], what: str) -> None:
         if present < self.plan.quorum:

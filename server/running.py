@@ -30,7 +30,8 @@ from shared.errors import InputError, ProcessError, ReleaseError, RunFolderError
 from shared.own_bundle import app_bundle
 from shared.release import code_digest, versions
 from shared.run_records import Event, RunRecord, State
-from shared.study import Strict, Study
+from shared.schema import Strict
+from shared.study import Study
 
 Standing = Literal["starting", "running", "finished", "stopped", "failed", "interrupted"]
 

@@ -14,8 +14,8 @@ from server.coordinator import control_if_up
 from server.home import Home
 from server.registry import SiteRecord
 from server.superlink import Control, Node
+from shared.schema import Strict
 from shared.signing import PublicKey
-from shared.study import Strict
 
 SiteStanding = Literal["online", "offline", "admitted", "revoked"]
 

@@ -21,7 +21,7 @@ from server.sites import SiteRow, site_rows
 from server.superlink import Control
 from shared.errors import ConsiliumError
 from shared.run_records import Phase
-from shared.study import Strict
+from shared.schema import Strict
 
 
 class SiteInRun(Strict):

@@ -18,8 +18,8 @@ from pydantic import Field, ValidationError
 from shared.atomic_file import write_atomic
 from shared.errors import DocumentError, SignatureError
 from shared.release import Release
+from shared.schema import Name, Sha256, Strict
 from shared.signing import KeyText, PublicKey, SigningKey, seal, unseal, unseal_self_signed
-from shared.study import Name, Sha256, Strict
 
 Document = TypeVar("Document", bound=Strict)
 

@@ -179,6 +179,12 @@ class LedgerError(ConsiliumError):
     code = "CONS-261"
 
 
+class BudgetError(ConsiliumError):
+    """A private run would cost some patient more than the lifetime budget of this hospital allows, or there is no budget."""
+
+    code = "CONS-262"
+
+
 class QuorumError(ConsiliumError):
     """Fewer sites than the quorum answered before the deadline."""
 

@@ -7,15 +7,15 @@ whose digest the text names. Flower's own signature of a node covers no body: th
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from shared.errors import InstructionError
 from shared.release import Release
 from shared.results import Evaluated, Prepared, Refused, SiteHello, Trained
+from shared.schema import Name, Sha256, Strict
 from shared.signing import PublicKey, SigningKey, payload_digest, seal, unseal
-from shared.study import Name, Sha256, Strict
 
 Kind = Literal["prepare", "train", "evaluate"]
 
@@ -24,6 +24,13 @@ MESSAGE_TYPES: dict[Kind, str] = {"prepare": "query.prepare", "train": "train", 
 
 INSTRUCTION, MODEL, ANSWER, UPDATE = "instruction", "model", "answer", "update"
 BODY, FLAT = "body", "flat"
+
+
+class Receipt(Strict):
+    """An entry of a hospital's ledger that the coordinator has seen: the ledger must reach at least so far, with that entry in it."""
+
+    seq: int = Field(ge=0)
+    digest: Sha256
 
 
 class Instruction(Strict):
@@ -50,6 +57,9 @@ class Instruction(Strict):
     compare_with: Sha256 | None = Field(
         default=None, description="evaluate: the earlier model that gains are measured against"
     )
+    receipt: Receipt | None = Field(
+        default=None, description="the newest entry of the site's ledger that the coordinator has seen"
+    )
     release: Release = Field(description="the coordinator's")
 
 
@@ -67,6 +77,12 @@ class Answer(Strict):
     evaluated: Evaluated | None = None
     refused: Refused | None = None
     update_digest: Sha256 | None = None
+    entries: list[Annotated[str, Field(max_length=20_000)]] = Field(
+        default=[],
+        max_length=4000,
+        description="signed entries of the hospital's ledger about this run that the coordinator has not seen",
+    )
+    receipt: Receipt | None = Field(default=None, description="the newest entry of the hospital's ledger")
 
 
 def sign_instruction(instruction: Instruction, key: SigningKey) -> tuple[str, str]:

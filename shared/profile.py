@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from shared.errors import ProfileError
-from shared.study import Name, Strict
+from shared.exact import WrittenExact, WrittenShare
+from shared.schema import Name, Strict
 from shared.yaml_source import read_yaml, validate
 
 #: Groups of figures that a hospital can keep to itself.
@@ -35,6 +36,16 @@ class SiteData(Strict):
     unreadable: Literal["stop", "skip"] = Field(default="stop", description="what to do at an image that can't be read")
 
 
+class LifetimeBudget(Strict):
+    """What a patient may be charged in all, over every private run, composed by RDP. Fixed for life: it can be lowered, never raised."""
+
+    epsilon: WrittenExact
+    delta: WrittenShare = Field(description="well below 1 / patients")
+    unbounded: Literal["refuse", "allow"] = Field(
+        default="refuse", description="what to do with a study without differential privacy, whose cost has no bound"
+    )
+
+
 class Policy(Strict):
     """What the hospital allows, whatever a study asks."""
 
@@ -51,6 +62,9 @@ class Policy(Strict):
     )
     maximum_device_memory_gb: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="GB (10^9 bytes) of a GPU's memory that a study may take; without effect on a CPU"
+    )
+    lifetime: LifetimeBudget | None = Field(
+        default=None, description="None: private studies are refused, since nothing would limit what they add up to"
     )
     allowed_outputs: list[Output] = Field(
         default_factory=lambda: list(get_args(Output)),

@@ -14,7 +14,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from shared.canonical import digest
-from shared.study import Sha256, Strict
+from shared.schema import Sha256, Strict
 
 PACKAGES = ("client", "server", "shared")
 

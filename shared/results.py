@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shared.study import Name, Sha256, Strict
+from shared.exact import Exact
+from shared.schema import Name, Sha256, Strict
 
 Head = Literal["network", "svm"]
 Count = Annotated[int, Field(ge=0)]
@@ -37,7 +38,7 @@ class Difference(Strict):
 class ClassRow(Strict):
     """One class against the rest."""
 
-    images: Count
+    images: Count | None = Field(description="None where the count is private")
     precision: Estimate
     recall: Estimate
     specificity: Estimate
@@ -81,14 +82,24 @@ class HeadResult(Strict):
     precision: Estimate
     f1: Estimate
     auc: Estimate
-    #: confusion[true][predicted]
-    confusion: list[list[Count]]
+    #: confusion[true][predicted]; with noise a count can be below 0
+    confusion: list[list[int]]
     #: by class, in the study's order
     classes: list[ClassRow]
     histogram: ScoreHistogram | None = Field(default=None, description="None where the cells are too small to leave")
     gain: dict[Literal["auc", "balanced_accuracy"], Difference] | None = Field(
         default=None, description="final minus round 0; None without a baseline"
     )
+    noise: Exact | None = Field(
+        default=None,
+        description="epsilon of the geometric noise on `confusion`, from which all other figures are computed; None: exact counts",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> HeadResult:
+        if self.noise is None and any(count < 0 for row in self.confusion for count in row):
+            raise ValueError("a confusion count below 0 without noise")
+        return self
 
 
 class SvmChoice(Strict):
@@ -101,12 +112,12 @@ class SvmChoice(Strict):
 
 
 class Evaluated(Strict):
-    """One hospital's evaluation of one global model."""
+    """One hospital's evaluation of one global model. Counts are None where only noised ones leave."""
 
-    patients: Count
-    images: Count
-    train_patients: Count
-    train_images: Count
+    patients: Count | None
+    images: Count | None
+    train_patients: Count | None
+    train_images: Count | None
     network: HeadResult
     svm: HeadResult | None = None
     svm_paper: HeadResult | None = Field(
@@ -127,9 +138,11 @@ class PartCounts(Strict):
 class Prepared(Strict):
     """A site's answer to PREPARE (round 0): how much it has, and that it holds the same model."""
 
-    parts: dict[Literal["train", "validation", "test"], PartCounts]
-    left_out: Count = Field(description="records whose label is in no class, or that select leaves out")
-    unreadable: Count
+    parts: dict[Literal["train", "validation", "test"], PartCounts] = Field(description="none in a private run")
+    left_out: Count | None = Field(
+        description="records whose label is in no class, or that select leaves out; None in a private run"
+    )
+    unreadable: Count | None = Field(description="None in a private run")
     synthetic: bool
     patient_stand_in: str | None
     device: str
@@ -158,13 +171,13 @@ class Validation(Strict):
 
 
 class Trained(Strict):
-    """A site's answer to TRAIN, beside its update."""
+    """A site's answer to TRAIN, beside its update. In a private run nothing of it says more than the update."""
 
-    images: Count
-    patients: Count
+    images: Count | None = Field(description="None in a private run")
+    patients: Count | None = Field(description="None in a private run")
     steps: Count
-    epochs: list[Epoch]
-    validation: Validation
+    epochs: list[Epoch] = Field(description="none in a private run")
+    validation: Validation | None = Field(description="None in a private run")
     update_norm: float
     seconds: dict[Literal["load", "validate", "train", "reply", "total"], float]
 

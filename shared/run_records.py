@@ -15,8 +15,8 @@ from typing import Literal
 from pydantic import Field
 
 from shared.results import Evaluated, Prepared, SiteHello, Trained
+from shared.schema import Strict
 from shared.signing import KeyText
-from shared.study import Strict
 
 State = Literal["starting", "running", "finished", "stopped", "failed"]
 Phase = Literal["waiting", "prepare", "train", "evaluate", "aggregate", "done"]

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from shared.canonical import canonical_json
 from shared.errors import InputError, SignatureError
 from shared.private_file import write_private
-from shared.study import Strict
+from shared.schema import Strict
 
 #: How a public signing key is written in documents: the algorithm, and the 32 bytes in base64.
 KeyText = Annotated[str, Field(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]

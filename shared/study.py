@@ -10,21 +10,16 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from shared.canonical import digest
 from shared.errors import StudyError
+from shared.exact import WrittenExact
+from shared.schema import Name, Sha256, Strict
+from shared.study_privacy import Privacy, obstacles
 from shared.yaml_source import read_yaml, validate
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors and values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Task(Strict):
@@ -168,6 +163,10 @@ class WeightsFile(Strict):
     file: str
     sha256: Sha256
     source: str = Field(description="where the weights were published and what they were trained on")
+    origin: Literal["public", "federation"] = Field(
+        default="public",
+        description="federation: trained on hospitals' patients, so no starting point of a private study",
+    )
 
 
 class Model(Strict):
@@ -229,8 +228,12 @@ class SvmHead(Strict):
 class Training(Strict):
     """What each hospital does in one round."""
 
-    local_epochs: int = Field(ge=1, le=1000)
-    batch_size: int = Field(ge=1, le=4096)
+    local_epochs: int | None = Field(
+        default=None, ge=1, le=1000, description="passes over the train part; must be given unless the study is private"
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, le=4096, description="images; must be given unless the study is private"
+    )
     optimiser: Literal["adam", "adamw", "sgd"]
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -287,9 +290,16 @@ class Federation(Strict):
     wire: Literal["fp32", "bf16"] = Field(
         default="fp32", description="number format of weights and updates in transport"
     )
-    keep_updates: bool = Field(
-        default=False, description="keep every site's update, so that an auditor can aggregate again"
+    keep_updates: bool | None = Field(
+        default=None,
+        description="keep every site's update, so that an auditor can aggregate again; null: where the study is private",
     )
+
+
+class NoisedCounts(Strict):
+    """Of the evaluation only confusion counts leave, once, with two-sided geometric noise; one test image of each patient counts."""
+
+    epsilon: WrittenExact = Field(description="of each hospital's counts of all heads together, for one test patient")
 
 
 class Evaluation(Strict):
@@ -304,6 +314,15 @@ class Evaluation(Strict):
     baseline: bool = Field(
         default=True, description="evaluate the round-0 model too, so that what was learned is a paired figure"
     )
+    release: NoisedCounts | None = Field(
+        default=None, description="None: exact figures leave; must be given in a private study, with baseline: false"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Evaluation:
+        if self.release is not None and self.baseline:
+            raise ValueError("with release the counts leave once, of the final model: set baseline to false")
+        return self
 
 
 class Governance(Strict):
@@ -332,6 +351,7 @@ class Study(Strict):
     training: Training
     federation: Federation
     evaluation: Evaluation = Evaluation()
+    privacy: Privacy | None = Field(default=None, description="None: updates leave without noise")
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
@@ -346,12 +366,24 @@ class Study(Strict):
     def _check(self) -> Study:
         if self.training.loss == "binary_cross_entropy" and len(self.task.classes) != 2:
             raise ValueError(f"binary_cross_entropy needs two classes, but the study has {len(self.task.classes)}")
+        if self.privacy is None:
+            for key in ("local_epochs", "batch_size"):
+                if getattr(self.training, key) is None:
+                    raise ValueError(f"training.{key} must be given")
+        elif found := list(obstacles(self)):
+            raise ValueError("this study can't be private: " + "; ".join(found))
         return self
 
     @property
     def outputs(self) -> int:
         """Outputs of the network: one logit (of the positive class) for binary cross-entropy, else one a class."""
         return 1 if self.training.loss == "binary_cross_entropy" else len(self.task.classes)
+
+    @property
+    def keeps_updates(self) -> bool:
+        """Whether the coordinator keeps every site's update."""
+        kept = self.federation.keep_updates
+        return kept if kept is not None else self.privacy is not None
 
     def to_data(self) -> dict[str, Any]:
         """The study as plain JSON values, defaults filled in."""
@@ -363,13 +395,24 @@ class Study(Strict):
 
 
 def load_study(path: Path) -> Study:
-    """Read a study YAML. Raises StudyError, one sentence a mistake, with file, line and the nearest known key."""
-    return validate(read_yaml(path, StudyError), Study, StudyError)
+    """Read a study YAML. Raises StudyError, one sentence a mistake, with file, line and the nearest known key.
+
+    A private study's noise multiplier is solved for where only epsilon is given, which takes some seconds (CalibrationError).
+    """
+    study = validate(read_yaml(path, StudyError), Study, StudyError)
+    if study.privacy is None or study.privacy.noise_multiplier is not None:
+        return study
+    from shared.study_cost import solved  # the accountants take a second to import
+
+    return solved(study)
 
 
 def study_from_data(data: Any) -> Study:
     """A study out of the JSON values that travelled or lie in a run folder. Raises StudyError."""
     try:
-        return Study.model_validate(data)
+        study = Study.model_validate(data)
     except ValueError as problem:
         raise StudyError(f"the study that was received is not valid: {problem}") from None
+    if study.privacy is not None and study.privacy.noise_multiplier is None:
+        raise StudyError("the study that was received states an epsilon, but no noise multiplier that gives it")
+    return study

@@ -80,6 +80,11 @@ class Batches:
             rows = order[start:stop]
             yield self._images(rows), self._labels[torch.from_numpy(rows)].to(self._device, non_blocking=True)
 
+    def of_rows(self, rows: NDArray[np.int64], copies: int = 1) -> tuple[Tensor, Tensor]:
+        """These rows of the store, each `copies` times in a row, each copy augmented by itself; labels as often."""
+        repeated = np.repeat(np.asarray(rows, dtype=np.int64), copies)
+        return self._images(repeated), self._labels[torch.from_numpy(repeated)].to(self._device, non_blocking=True)
+
     def _bounds(self) -> list[tuple[int, int]]:
         count = len(self._indices)
         starts = list(range(0, count, self._batch_size))

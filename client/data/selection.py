@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.records import Holding, Part, Problem, Record
-from client.data.splits import PARTS, Indices, draw_key, split_records
+from client.data.splits import PARTS, Indices, draw_key, parts_by_id, split_records
 from shared.errors import DataError, PolicyError
 from shared.study import Balanced, Study
 
@@ -51,10 +51,20 @@ def _nobody(_patient: str) -> bool:
     return False
 
 
-def choose(study: Study, holding: Holding, *, minimum_patients: int, withdrawn: Withdrawn = _nobody) -> Cohort:
+def choose(
+    study: Study,
+    holding: Holding,
+    *,
+    minimum_patients: int,
+    withdrawn: Withdrawn = _nobody,
+    place: Callable[[str], float] | None = None,
+) -> Cohort:
     """Select, balance and divide a holding's records as the study says; those of patients who have withdrawn are in no part.
 
-    Every class that remains has records in all three parts and, in train, at least as many patients as the SVM's largest number of folds.
+    A private study's patients are divided by `place` (`client.data.splits.parts_by_id`; without it by a hash of seed and id), and no class
+    is looked for. Else every class that remains has records in all three parts and, in train, at least as many patients as the SVM's
+    largest number of folds.
+
     Raises DataError (nothing selected, an attribute that the layout lacks, too few of a class), SplitLeakError (official division), and
     PolicyError where fewer than `minimum_patients` patients are reached.
     """
@@ -73,8 +83,9 @@ def choose(study: Study, holding: Holding, *, minimum_patients: int, withdrawn: 
             f"no record has a label of the study's classes {_class_list(study)}; the labels there are {had}"
         )
     dropped: list[int] = []
-    cohort = _divide(labelled, study, left_out, holding.problems, dropped, withdrawn)
-    while scarce := _scarce(cohort, study, dropped):
+    by_id = (place or _public_place(study)) if study.privacy is not None else None
+    cohort = _divide(labelled, study, left_out, holding.problems, dropped, withdrawn, by_id)
+    while by_id is None and (scarce := _scarce(cohort, study, dropped)):
         if not _may_leave_out(scarce, study, dropped):
             raise _unservable(scarce, study)
         dropped.extend(scarce)
@@ -92,6 +103,10 @@ def choose(study: Study, holding: Holding, *, minimum_patients: int, withdrawn: 
             f"the study reaches {_plural(reached, 'patient')}, but policy.minimum_patients of the profile is {minimum_patients}"
         )
     return cohort
+
+
+def _public_place(study: Study) -> Callable[[str], float]:
+    return lambda patient: int(draw_key(study.seed, "split", patient)[:13], 16) / 16**13
 
 
 def _select(records: Sequence[Record], wanted: Mapping[str, Sequence[str]]) -> list[Record]:
@@ -140,19 +155,23 @@ def _divide(
     problems: tuple[Problem, ...],
     dropped: Sequence[int],
     withdrawn: Withdrawn,
+    by_id: Callable[[str], float] | None = None,
 ) -> Cohort:
     records = tuple(record for record, _ in labelled)
     labels = np.array([label for _, label in labelled], dtype=np.int64)
     names = [record.patient for record in records]
     patients = np.unique(np.array(names, dtype=np.str_), return_inverse=True)[1].astype(np.int64).reshape(-1)
-    parts = split_records(
-        names,
-        labels,
-        [record.division for record in records],
-        split=study.data.split,
-        positive=study.task.positive_index,
-        seed=study.seed,
-    )
+    if by_id is not None:
+        parts = parts_by_id(names, study.data.split, by_id)
+    else:
+        parts = split_records(
+            names,
+            labels,
+            [record.division for record in records],
+            split=study.data.split,
+            positive=study.task.positive_index,
+            seed=study.seed,
+        )
     staying = np.array([not withdrawn(name) for name in names], dtype=np.bool_)
     if not staying.all():
         place = np.cumsum(staying) - 1  # of each record among those that stay

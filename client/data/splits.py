@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,20 @@ def assign_patients(strata: Mapping[str, int], shares: Mapping[Part, float], *, 
             place.update(dict.fromkeys(ordered[start : start + count], part))
             start += count
     return place
+
+
+def parts_by_id(patients: Sequence[str], split: Split, place: Callable[[str], float]) -> dict[Part, Indices]:
+    """Indices (ascending) of the records of each part, each patient's part a function of the patient's id alone.
+
+    `place` gives each id a number in [0, 1), as good as random: below the test share it is test, then validation, then train. The shares
+    are met on average only; so nobody's part says anything about how many others there are, or of which class (law 3 of the design).
+    """
+    test, validation = split.test, split.test + split.validation
+
+    def part(number: float) -> Part:
+        return "test" if number < test else "validation" if number < validation else "train"
+
+    return _parts([part(place(patient)) for patient in patients])
 
 
 def draw_key(seed: int, purpose: str, name: str) -> str:

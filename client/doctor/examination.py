@@ -13,7 +13,7 @@ from client.doctor.machine import MACHINE, PLACE
 from client.doctor.network import NETWORK
 from client.site_folder import SiteFolder
 from shared.release import Versions, versions
-from shared.study import Strict
+from shared.schema import Strict
 
 EXAMINATIONS = (*PLACE, *NETWORK, *MACHINE)
 

@@ -14,7 +14,7 @@ from client.proxies import Proxy, proxy_for
 from client.site_folder import Coordinator, SiteFolder
 from shared.errors import ConsiliumError
 from shared.profile import Profile
-from shared.study import Strict
+from shared.schema import Strict
 
 Outcome = Literal["ok", "warning", "fault", "skipped"]
 

@@ -162,10 +162,10 @@ def _curve_point(site: str, record: RoundRecord) -> CurvePoint:
         round=record.round,
         train_loss=[epoch.loss for epoch in trained.epochs],
         train_accuracy=[epoch.accuracy for epoch in trained.epochs],
-        validation_loss=trained.validation.loss,
-        validation_accuracy=trained.validation.accuracy,
-        validation_auc=trained.validation.auc,
-        validation_images=trained.validation.images,
+        validation_loss=trained.validation.loss if trained.validation else None,
+        validation_accuracy=trained.validation.accuracy if trained.validation else None,
+        validation_auc=trained.validation.auc if trained.validation else None,
+        validation_images=trained.validation.images if trained.validation else None,
         train_images=trained.images,
         train_patients=trained.patients,
         weight=record.weights.get(site),
@@ -188,11 +188,14 @@ def _timing(site: str, record: RoundRecord) -> SiteRoundTiming:
 
 
 def figure_images(confusion: Sequence[Sequence[int]], index: int) -> dict[str, int]:
-    """Test images behind each figure of class `index` against the rest, by the names of `METRICS` and of a class row."""
+    """Test images behind each figure of class `index` against the rest, by the names of `METRICS` and of a class row.
+
+    Of noised counts what they add up to, 0 where that is below.
+    """
     of_class = sum(confusion[index])
     said = sum(row[index] for row in confusion)
     every = sum(sum(row) for row in confusion)
-    return {
+    found = {
         "accuracy": every,
         "balanced_accuracy": every,
         "auc": every,
@@ -202,6 +205,7 @@ def figure_images(confusion: Sequence[Sequence[int]], index: int) -> dict[str, i
         "precision": said,
         "f1": of_class + said - confusion[index][index],
     }
+    return {name: max(0, count) for name, count in found.items()}
 
 
 def _figure(estimate: Estimate, images: int) -> Figure:
@@ -233,6 +237,7 @@ def _head(evaluated: Evaluated | None, key: HeadKey, study: Study) -> HeadReport
     return HeadReport(
         patients=evaluated.patients,
         images=evaluated.images,
+        noise=result.noise,
         **{name: _figure(getattr(result, name), images[name]) for name in METRICS},
         confusion=result.confusion,
         classes=_class_rows(result.classes, result.confusion, study.task.class_names),
@@ -285,12 +290,12 @@ def _pooled_figure(estimate: Estimate, images: int, how: str) -> PooledFigure:
     return PooledFigure(value=estimate.value, low=estimate.low, high=estimate.high, images=images, how=how)
 
 
-def _pooled_roc(roc: pooling.PooledRoc | None, images: int) -> PooledRoc | None:
+def _pooled_roc(roc: pooling.PooledRoc | None, images: int | None) -> PooledRoc | None:
     if roc is None:
         return None
     return PooledRoc(
         points=_points(roc.false_positive_rate, roc.true_positive_rate),
-        auc=_pooled_figure(roc.auc, images, HOW["roc"]),
+        auc=_pooled_figure(roc.auc, images or 0, HOW["roc"]),
         auc_least=roc.auc_least,
         auc_most=roc.auc_most,
     )

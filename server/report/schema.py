@@ -12,7 +12,7 @@ from pydantic import Field
 
 from shared.results import Count, Difference, PartCounts, SvmChoice
 from shared.run_records import Miss, RoundTiming, State
-from shared.study import Strict
+from shared.schema import Strict
 
 Part = Literal["train", "validation", "test"]
 GainMetric = Literal["auc", "balanced_accuracy"]
@@ -50,7 +50,9 @@ class ClassFigures(Strict):
     """One class against all the others."""
 
     name: str
-    images: Count = Field(description="test images whose true class is this one")
+    images: Count | None = Field(
+        description="test images whose true class is this one; with noise as it came out of it"
+    )
     precision: Figure
     recall: Figure
     specificity: Figure
@@ -61,8 +63,9 @@ class ClassFigures(Strict):
 class HeadReport(Strict):
     """One head (the network's own output, or the SVM on its features) on one hospital's test part."""
 
-    patients: Count = Field(description="test patients")
-    images: Count = Field(description="test images")
+    patients: Count | None = Field(description="test patients; null where only noised counts left")
+    images: Count | None = Field(description="test images; null where only noised counts left")
+    noise: str | None = Field(description="epsilon of the noise on the counts; null for exact ones")
     accuracy: Figure = Field(description="share of images given their true class")
     balanced_accuracy: Figure = Field(
         description="mean over the classes of the share of their images given their true class"
@@ -74,7 +77,9 @@ class HeadReport(Strict):
     auc: Figure = Field(
         description="area under the ROC curve; for more than two classes the mean of the one-against-the-rest areas"
     )
-    confusion: list[list[Count]] = Field(description="confusion[true][predicted], classes in the study's order")
+    confusion: list[list[int]] = Field(
+        description="confusion[true][predicted], classes in the study's order; with noise a count can be below 0"
+    )
     classes: list[ClassFigures] = Field(description="by class, in the study's order")
     roc: list[RocPoint] | None = Field(
         description="ROC curve of the positive class from the hospital's score histogram; null where its cells were too small to leave"
@@ -107,8 +112,8 @@ class PooledRoc(Strict):
 class PooledHead(Strict):
     """One head over the test parts of all hospitals that sent an evaluation."""
 
-    patients: Count = Field(description="test patients")
-    images: Count = Field(description="test images")
+    patients: Count | None = Field(description="test patients; null where only noised counts left")
+    images: Count | None = Field(description="test images; null where only noised counts left")
     sites: list[str] = Field(description="the hospitals that are part of it")
     accuracy: PooledFigure
     balanced_accuracy: PooledFigure
@@ -117,7 +122,7 @@ class PooledHead(Strict):
     precision: PooledFigure
     f1: PooledFigure
     auc: PooledFigure
-    confusion: list[list[Count]] = Field(description="the hospitals' confusion counts, added up")
+    confusion: list[list[int]] = Field(description="the hospitals' confusion counts, added up")
     classes: list[ClassFigures] = Field(description="by class, in the study's order; pooled as the figures above")
     roc: PooledRoc | None = Field(description="null where a hospital's histogram could not leave")
     gain: dict[GainMetric, PooledDifference] | None = Field(
@@ -143,11 +148,13 @@ class Baseline(Strict):
 class DataReport(Strict):
     """What a hospital brought."""
 
-    parts: dict[Part, PartCounts] = Field(description="patients, images, and images by class, by part")
-    left_out: Count = Field(
-        description="records whose label is in no class of the study, or that its selection leaves out"
+    parts: dict[Part, PartCounts] = Field(
+        description="patients, images, and images by class, by part; none in a private run"
     )
-    unreadable: Count = Field(description="image files that could not be read")
+    left_out: Count | None = Field(
+        description="records whose label is in no class of the study, or that its selection leaves out; null in a private run"
+    )
+    unreadable: Count | None = Field(description="image files that could not be read; null in a private run")
     synthetic: bool = Field(description="whether the hospital declared its data synthetic")
     patient_stand_in: str | None = Field(
         description="the id that stands in for the patient, where the data has no patient id; null where it has"
@@ -178,9 +185,9 @@ class CurvePoint(Strict):
     )
     validation_accuracy: float | None
     validation_auc: float | None
-    validation_images: Count
-    train_images: Count
-    train_patients: Count
+    validation_images: Count | None
+    train_images: Count | None
+    train_patients: Count | None
     weight: float | None = Field(description="the update's weight in the mean; the weights of a round add up to 1")
     update_norm: float = Field(description="Euclidean norm of the update")
 

@@ -108,7 +108,7 @@ def _weights(files: RunFiles) -> Check:
         if isinstance(rule, dict):
             raw = {site: rule.get(site, 0.0) for site in record.trained}
         else:
-            raw = {site: float(one.images) if rule == "counts" else 1.0 for site, one in record.trained.items()}
+            raw = {site: float(one.images or 0) if rule == "counts" else 1.0 for site, one in record.trained.items()}
         expected = normalised_weights(raw)
         if record.weights != expected:
             return Check(name, "violated", f"round {record.round}: {record.weights}, expected {expected}")

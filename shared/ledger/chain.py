@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from shared.errors import LedgerError, SignatureError
 from shared.ledger.entries import ENTRY, Entry, Genesis, Revoke, Rotate, entry_of
 from shared.ledger.rules import Rules
+from shared.schema import Sha256, Strict
 from shared.signing import PublicKey, SigningKey, payload_digest, seal, unseal
-from shared.study import Sha256, Strict
 
 Question = Literal["form", "signature", "chain", "order"]
 
@@ -108,6 +108,14 @@ def whole_lines(data: bytes) -> tuple[list[bytes], bytes]:
     return lines, torn
 
 
+def payload_of(line: str | bytes) -> bytes:
+    """What an entry's line says, whoever signed it. Raises LedgerError where it is no entry's."""
+    try:
+        return base64.b64decode(json.loads(line)["payload"], validate=True)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise LedgerError("the ledger holds a line that is no entry") from None
+
+
 def payloads_holding(data: bytes, texts: Sequence[str]) -> list[bytes]:
     """Payloads that hold one of the texts, in the file's order, of whole lines that were verified before; no other is decoded.
 
@@ -120,11 +128,7 @@ def payloads_holding(data: bytes, texts: Sequence[str]) -> list[bytes]:
             while place >= 0:
                 starts.add(data.rfind(b"\n", 0, place) + 1)
                 place = data.find(pattern, data.index(b"\n", place))
-    try:
-        lines = [data[start : data.index(b"\n", start)] for start in sorted(starts)]
-        return [base64.b64decode(json.loads(line)["payload"], validate=True) for line in lines]
-    except (ValueError, KeyError, TypeError):
-        raise LedgerError("the ledger holds a line that is no entry") from None
+    return [payload_of(data[start : data.index(b"\n", start)]) for start in sorted(starts)]
 
 
 def _in_base64(text: bytes) -> list[bytes]:

@@ -1,6 +1,7 @@
 """The entries of a hospital's ledger. Each is the payload of one DSSE envelope (`seal("ledger-entry", ...)`), one envelope a line.
 
 GENESIS   fixes whose ledger it is: the key, the commitment to the patients' tags, and, where the hospital has set one, the lifetime budget
+BUDGET    sets the lifetime budget where there was none, or lowers it; nothing raises it
 COHORT    a set of patients, by the Merkle root over their keyed tags
 RESERVE   a whole run on one cohort, before its first answer leaves
 START     a round of training, before data is opened; a round that had to be begun again has the next `attempt`
@@ -19,44 +20,17 @@ import json
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from shared.canonical import digest
+from shared.exact import Exact, Share
+from shared.schema import Name, Sha256, Strict
 from shared.signing import KeyText
-from shared.study import Name, Sha256, Strict
 
 #: The kind of envelope that an entry travels in.
 ENTRY = "ledger-entry"
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
-
-
-def _value(text: str) -> Fraction:
-    try:
-        return Fraction(text)
-    except ZeroDivisionError:
-        raise ValueError(f"expected a number, but got {text}") from None
-
-
-def _positive(text: str) -> str:
-    if _value(text) <= 0:
-        raise ValueError(f"expected a number above 0, but got {text}")
-    return text
-
-
-def _share(text: str) -> str:
-    if not 0 < _value(text) <= 1:
-        raise ValueError(f"expected a number above 0, at most 1, but got {text}")
-    return text
-
-
-#: A number above 0 as it is computed with: a fraction (32/350), or the shortest decimal text that reads back as the same double (`repr`).
-Exact = Annotated[
-    str,
-    Field(pattern=r"^[0-9]{1,20}(/[0-9]{1,20}|(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?)$"),
-    AfterValidator(_positive),
-]
-Share = Annotated[Exact, AfterValidator(_share)]
 
 
 class Unbounded(Strict):
@@ -90,7 +64,23 @@ Mechanism = Annotated[Unbounded | SubsampledGaussian | Geometric, Field(discrimi
 
 
 class Lifetime(Strict):
-    """What any patient may be charged in all, over every run."""
+    """What any patient may be charged in all, over every run, composed by RDP. Runs without a bound are refused, or let pass uncounted."""
+
+    epsilon: Exact
+    delta: Share
+    unbounded: Literal["refuse", "allow"] = "refuse"
+
+    def within(self, other: Lifetime) -> bool:
+        """Whether this is nowhere more than `other`."""
+        return (
+            Fraction(self.epsilon) <= Fraction(other.epsilon)
+            and Fraction(self.delta) <= Fraction(other.delta)
+            and "allow" not in {self.unbounded} - {other.unbounded}
+        )
+
+
+class Claim(Strict):
+    """What a run as it was reserved costs a patient: by PLD, since all of it is fixed before its first round."""
 
     epsilon: Exact
     delta: Share
@@ -116,12 +106,19 @@ class Genesis(_Entry):
     lifetime: Lifetime | None = None
 
 
+class Budget(_Entry):
+    """The lifetime budget from here on."""
+
+    type: Literal["BUDGET"] = "BUDGET"
+    lifetime: Lifetime
+
+
 class Cohort(_Entry):
-    """A set of patients. Who they are stays in a file of the hospital's."""
+    """A set of patients. Who they are stays in a file of the hospital's. A private run's names no number: that is private too."""
 
     type: Literal["COHORT"] = "COHORT"
     cohort: Sha256 = Field(description="Merkle root (shared.ledger.merkle) over the patients' keyed tags")
-    patients: int = Field(ge=0)
+    patients: int | None = Field(default=None, ge=0)
 
 
 class Reserve(_Entry):
@@ -135,6 +132,13 @@ class Reserve(_Entry):
     cohort: Sha256
     rounds: int = Field(ge=0)
     mechanism: Mechanism = Field(description="of each round")
+    releases: list[Mechanism] = Field(default=[], description="of everything else that a private run releases")
+    claim: Claim | None = Field(default=None, description="of a private run")
+    charged: Exact | None = Field(
+        default=None,
+        description="epsilon by RDP, at the lifetime's delta, of whoever in the cohort has most, with this run",
+    )
+    instruction: Sha256 | None = Field(default=None, description="digest of the signed instruction that asked for it")
 
 
 class Start(_Entry):
@@ -145,6 +149,8 @@ class Start(_Entry):
     round: int = Field(ge=1)
     attempt: int = Field(ge=1)
     model: Sha256 = Field(description="digest of the model that came in, as it travels")
+    charged: Exact | None = Field(default=None, description="as in RESERVE, where a private round is begun again")
+    instruction: Sha256 | None = Field(default=None, description="digest of the signed instruction")
 
 
 class Settle(_Entry):
@@ -164,10 +170,11 @@ class Release(_Entry):
     type: Literal["RELEASE"] = "RELEASE"
     run: RunName
     round: int = Field(ge=0)
-    what: Literal["preparation", "evaluation"]
+    what: Literal["preparation", "svm", "evaluation"]
     model: Sha256 = Field(description="digest of the model that came in, as it travels")
-    figures: Sha256 = Field(description="`figures_digest` of them")
+    figures: Sha256 = Field(description="`figures_digest` of them; for `svm` of the fitted weights, which stay")
     mechanism: Mechanism
+    instruction: Sha256 | None = Field(default=None, description="digest of the signed instruction")
 
 
 class Close(_Entry):
@@ -175,6 +182,9 @@ class Close(_Entry):
 
     type: Literal["CLOSE"] = "CLOSE"
     run: RunName
+    instruction: Sha256 | None = Field(
+        default=None, description="digest of the signed instruction; null where people closed the run"
+    )
 
 
 class Rotate(_Entry):
@@ -193,7 +203,8 @@ class Revoke(_Entry):
 
 
 Entry = Annotated[
-    Genesis | Cohort | Reserve | Start | Settle | Release | Close | Rotate | Revoke, Field(discriminator="type")
+    Genesis | Budget | Cohort | Reserve | Start | Settle | Release | Close | Rotate | Revoke,
+    Field(discriminator="type"),
 ]
 
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
@@ -202,13 +213,6 @@ _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 def entry_of(payload: bytes) -> Entry:
     """Raises pydantic.ValidationError."""
     return _ENTRY.validate_json(payload)
-
-
-def exact(value: float) -> str:
-    """A double as an exact string: `float(exact(x)) == x`. Raises ValueError where it is not finite or not above 0."""
-    if not 0 < value < float("inf"):
-        raise ValueError(f"expected a finite number above 0, but got {value}")
-    return repr(float(value))
 
 
 def figures_digest(figures: BaseModel) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.ledger.chain import Chain
 from shared.ledger.entries import Geometric, SubsampledGaussian, Unbounded
 from shared.ledger.rules import RunOnLedger
-from shared.study import Strict
+from shared.schema import Strict
 
 
 class RunLine(Strict):
@@ -16,7 +16,7 @@ class RunLine(Strict):
     study_digest: str
     coordinator: str
     cohort: str
-    patients: int
+    patients: int | None
     rounds: int
     started: list[int]
     settled: list[int]
@@ -52,7 +52,7 @@ def _line(chain: Chain, run: RunOnLedger) -> RunLine:
         study_digest=reserve.study_digest,
         coordinator=reserve.coordinator,
         cohort=reserve.cohort,
-        patients=cohort.patients if cohort is not None else 0,
+        patients=cohort.patients if cohort is not None else None,
         rounds=reserve.rounds,
         started=sorted(run.attempts),
         settled=sorted({one.round for one in run.updates}),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from shared.metrics.classification import CLASS_METRICS, Figures, Floats, Predictions, confusion_counts, figures
 from shared.metrics.histograms import score_histogram
-from shared.results import METRICS, ClassRow, Difference, Estimate, HeadResult
+from shared.results import ClassRow, Difference, Estimate, HeadResult
 
 Gain = Literal["auc", "balanced_accuracy"]
 
@@ -124,7 +124,13 @@ def head_result(
 
     counts = confusion_counts(predictions.truth, predictions.predicted, predictions.classes)[0]
     return HeadResult(
-        **{name: overall(name) for name in METRICS},
+        accuracy=overall("accuracy"),
+        balanced_accuracy=overall("balanced_accuracy"),
+        sensitivity=overall("sensitivity"),
+        specificity=overall("specificity"),
+        precision=overall("precision"),
+        f1=overall("f1"),
+        auc=overall("auc"),
         confusion=[[int(count) for count in row] for row in counts],
         classes=[
             ClassRow(images=int(counts[c].sum()), **{name: of_class(name, c) for name in CLASS_METRICS})

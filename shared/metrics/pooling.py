@@ -24,10 +24,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from shared.exact import as_float
 from shared.metrics.classification import CLASS_METRICS, Floats, rates, rates_by_class
 from shared.metrics.histograms import common_edges, histogram_roc, spread_auc, spreading
 from shared.results import ClassRow, Count, Difference, Estimate, Evaluated, HeadResult, ScoreHistogram
-from shared.study import Strict
+from shared.schema import Strict
 
 HeadKey = Literal["network", "svm", "svm_paper"]
 
@@ -48,8 +49,8 @@ class PooledHead(Strict):
     """One head over all hospitals that report it. See the module for how each figure is obtained."""
 
     hospitals: Count
-    patients: Count
-    images: Count
+    patients: Count | None
+    images: Count | None
     accuracy: Estimate
     balanced_accuracy: Estimate
     sensitivity: Estimate
@@ -57,7 +58,7 @@ class PooledHead(Strict):
     precision: Estimate
     f1: Estimate
     auc: Estimate
-    confusion: list[list[Count]]
+    confusion: list[list[int]]
     classes: list[ClassRow]
     histogram_roc: PooledRoc | None = Field(
         default=None, description="None where any hospital's histogram could not leave"
@@ -85,8 +86,10 @@ def pool(
     results: list[HeadResult] = [result for _, result in found]
     if len({len(result.confusion) for result in results}) > 1:
         raise ValueError("Expected the same classes at every hospital, but got confusion counts of different sizes")
+    if any(result.noise is not None for result in results):
+        return _pooled_noised(results, positive=positive, confidence=confidence)
     counts = np.array([result.confusion for result in results], dtype=np.float64)
-    images = np.array([site.images for site, _ in found], dtype=np.float64)
+    images = np.array([site.images or 0 for site, _ in found], dtype=np.float64)
     z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
     total = counts.sum(0)
     value, value_by_class = rates(total, positive), rates_by_class(total)
@@ -104,7 +107,7 @@ def pool(
     ]
     return PooledHead(
         hospitals=len(found),
-        patients=sum(site.patients for site, _ in found),
+        patients=sum(site.patients or 0 for site, _ in found),
         images=int(images.sum()),
         accuracy=_rate(float(value["accuracy"]), [result.accuracy for result in results], images, z),
         balanced_accuracy=_balanced(float(value["balanced_accuracy"]), [row.recall for row in classes], z),
@@ -117,6 +120,27 @@ def pool(
         classes=classes,
         histogram_roc=_pooled_roc(found, confidence=confidence, resamples=resamples, seed=seed),
         gain=pooled_gain(results, images, confidence=confidence),
+    )
+
+
+def _pooled_noised(results: Sequence[HeadResult], *, positive: int, confidence: float) -> PooledHead:
+    """The hospitals' noised counts added up, noise and all (`shared.metrics.noised`). Counts without noise get none here."""
+    from shared.metrics.noised import pooled_noised
+
+    tables = [(result.confusion, as_float(result.noise)) for result in results if result.noise is not None]
+    if len(tables) < len(results):
+        raise ValueError("Expected noised counts of every hospital, but got exact ones of some")
+    overall, classes = pooled_noised(tables, positive=positive, confidence=confidence)
+    total = np.sum([np.array(result.confusion) for result in results], axis=0)
+    return PooledHead.model_validate(
+        {
+            **overall,
+            "hospitals": len(results),
+            "patients": None,
+            "images": None,
+            "confusion": total.astype(int).tolist(),
+            "classes": classes,
+        }
     )
 
 
@@ -207,7 +231,7 @@ def _pooled_roc(
     roc = histogram_roc(histograms)
     if roc is None:
         return None
-    shares = [site.patients / site.images for site, _ in found]
+    shares = [(site.patients or 0) / (site.images or 1) for site, _ in found]
     low, high = _drawn_interval(histograms, shares, confidence=confidence, resamples=resamples, seed=seed)
     return PooledRoc(
         false_positive_rate=roc.false_positive_rate.tolist(),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared.errors import CalibrationError
-from shared.privacy.mechanisms import NOISE_MULTIPLIERS, SubsampledGaussian
+from shared.privacy.mechanisms import NOISE_MULTIPLIERS, Events, SubsampledGaussian
 from shared.privacy.pld import pld_epsilon
 from shared.privacy.rdp import rdp_epsilon
 
@@ -41,9 +41,12 @@ def calibrate(
     steps: int,
     delta: float,
     epsilon: float,
+    besides: Events = (),
     tell: Callable[[int], object] = lambda evaluations: None,
 ) -> Calibration:
     """Search on the grid: RDP, which is quick and never lower, gives a multiplier that suffices; PLD then goes down from there.
+
+    `besides` are other releases that the epsilon must cover too.
 
     `tell` is called with the number of PLD evaluations so far. Six to nine of them are usual.
 
@@ -55,8 +58,14 @@ def calibrate(
     if steps == 0:
         raise CalibrationError("0 steps cost nothing with any noise multiplier; give the number of steps")
 
-    def events(place: int) -> tuple[SubsampledGaussian]:
-        return (SubsampledGaussian(sampling_rate, place / _PER_UNIT, steps),)
+    def events(place: int) -> Events:
+        return (SubsampledGaussian(sampling_rate, place / _PER_UNIT, steps), *besides)
+
+    if besides and pld_epsilon(besides, delta) >= epsilon:
+        raise CalibrationError(
+            f"epsilon {epsilon:g} at delta {delta:g}: the releases beside training take {pld_epsilon(besides, delta):.4g} of it; "
+            "ask for more, or let these cost less"
+        )
 
     evaluated: dict[int, float] = {}
 

@@ -18,13 +18,7 @@ from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 from numpy.typing import NDArray
 
 from shared.privacy.mechanisms import Event, Events, Geometric, require_delta
-
-#: The orders at which every hospital keeps its spending. Public and fixed: a ledger that was begun with them goes on with them.
-ORDERS: tuple[float, ...] = (
-    *(1 + tenth / 10 for tenth in range(1, 100)),
-    *(float(order) for order in range(11, 65)),
-    *(80.0, 96.0, 128.0, 192.0, 256.0, 512.0, 1024.0),
-)
+from shared.privacy.orders import ORDERS
 
 
 def rdp_vector(event: Event) -> NDArray[np.float64]:

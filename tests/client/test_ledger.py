@@ -206,7 +206,7 @@ def test_data_that_holds_somebody_new_is_not_used_for_a_run_that_was_reserved_be
 
     def of(*patients: str, kind: Kind = "train", **changes: Any) -> Message:
         result = Result(prepared=prepared_answer()) if kind == "prepare" else training()
-        result = dataclasses.replace(result, patients=frozenset(patients))
+        result = dataclasses.replace(result, patients=dict.fromkeys(patients, frozenset()))
         return gate.answer(message_of(kind, run="run-2", **changes), folder, ending_in(result))
 
     assert answer_in(of(*tags[:4], kind="prepare"), folder).prepared is not None

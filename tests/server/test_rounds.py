@@ -31,6 +31,7 @@ from benchmarks.bare_run import (
 from benchmarks.in_process_grid import InProcessGrid
 from server import exchange
 from server.checkpoint import latest_checkpoint, read_starting_model
+from server.receipts import Receipts
 from server.registry import Registry
 from server.rounds import Coordinator
 from server.run_folder import RunFolder
@@ -149,7 +150,13 @@ class Federation:
         return cls(folder, sites, InProcessGrid(sites), registry)
 
     def conduct(self) -> None:
-        Coordinator(self.grid, self.folder, registry=self.registry, key=COORDINATOR).conduct()
+        Coordinator(
+            self.grid,
+            self.folder,
+            registry=self.registry,
+            receipts=Receipts(self.folder.path.parent / "receipts"),
+            key=COORDINATOR,
+        ).conduct()
 
     def final_bytes(self) -> bytes:
         study = self.folder.study()

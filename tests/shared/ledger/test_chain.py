@@ -19,8 +19,9 @@ from shared.audit.ledger import CHAIN, END, FORM, ORDER, SIGNATURES, WRITER, che
 from shared.audit.trust import Trust
 from shared.audit.verdict import exit_status
 from shared.errors import LedgerError
+from shared.exact import exact
 from shared.ledger.chain import Head, payloads_holding, read_chain, require_sound, seal_head
-from shared.ledger.entries import ENTRY, entry_of, exact
+from shared.ledger.entries import ENTRY, entry_of
 from shared.ledger.merkle import cohort_root
 from shared.ledger.summary import run_lines
 from shared.signing import SigningKey, seal

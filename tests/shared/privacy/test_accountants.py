@@ -19,8 +19,9 @@ from shared.audit.epsilon import TOLERANCE, EpsilonCheck, check_epsilon
 from shared.audit.privacy_loss import composed_epsilon
 from shared.errors import MechanismError
 from shared.privacy.mechanisms import Event, Events, Geometric, SubsampledGaussian
+from shared.privacy.orders import ORDERS
 from shared.privacy.pld import pld_epsilon
-from shared.privacy.rdp import ORDERS, epsilon_of_vector, rdp_epsilon, rdp_vector
+from shared.privacy.rdp import epsilon_of_vector, rdp_epsilon, rdp_vector
 
 Accountant = Callable[[Events, float], float]
 ACCOUNTANTS = {"rdp": rdp_epsilon, "pld": pld_epsilon, "independent": composed_epsilon}

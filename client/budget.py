@@ -1,0 +1,173 @@
+"""The lifetime budget: what each patient was charged so far, and whether a run may be added to it.
+
+A patient is known again by the keyed tag of the id, and by the keyed digests of the images' pixels: a dataset that was renamed, copied
+or given new ids has no new budget. What overlapping cohorts were charged adds up, patient by patient, as Rényi divergences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.cohort_list import CohortList, read_list
+from client.ledger import OpenLedger
+from client.site_folder import SiteFolder
+from client.withdrawn import Tags
+from shared.errors import BudgetError
+from shared.exact import as_float, exact
+from shared.ledger.entries import Budget, Lifetime
+from shared.ledger.rules import Rules
+from shared.ledger.spending import charged_events, vector_of
+from shared.privacy.mechanisms import Event
+from shared.privacy.orders import ORDERS
+from shared.privacy.rdp import epsilon_of_vector
+from shared.profile import Profile
+from shared.study import Study
+from shared.study_cost import study_events
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Patients with the same history: `patients` of them, in these runs. `vector` are Rényi divergences at ORDERS."""
+
+    runs: tuple[str, ...]
+    unbounded: tuple[str, ...]
+    vector: NDArray[np.float64]
+    patients: int
+
+    def epsilon(self, delta: float) -> float:
+        """Of the runs with a bound together."""
+        return epsilon_of_vector(self.vector, delta)
+
+
+def lifetime_of(ledger: OpenLedger, profile: Profile) -> Lifetime | None:
+    """The budget that counts now; entered in the ledger where the profile sets one, or a lower one, for the first time.
+
+    Raises BudgetError where the profile's is higher than the ledger's.
+    """
+    asked = profile.policy.lifetime
+    fixed = ledger.rules.lifetime
+    if asked is None:
+        return fixed
+    wanted = Lifetime(epsilon=asked.epsilon, delta=asked.delta, unbounded=asked.unbounded)
+    if wanted == fixed:
+        return fixed
+    if fixed is not None and not wanted.within(fixed):
+        raise BudgetError(
+            f"policy.lifetime of the profile is epsilon {wanted.epsilon}, delta {wanted.delta} (unbounded: {wanted.unbounded}), but the "
+            f"ledger has fixed epsilon {fixed.epsilon}, delta {fixed.delta} (unbounded: {fixed.unbounded}): a budget for life can be "
+            "lowered, never raised; put the profile back"
+        )
+    ledger.add(Budget(**ledger.place(), lifetime=wanted))
+    ledger.write()
+    return wanted
+
+
+def require_bounded(study: Study, lifetime: Lifetime | None) -> None:
+    """Before any data is opened: whether this hospital takes part in such a study at all. Raises BudgetError."""
+    if study.privacy is None:
+        if lifetime is not None and lifetime.unbounded == "refuse":
+            raise BudgetError(
+                "the study has no differential privacy, so nothing bounds what it says of a patient, and this hospital has a lifetime "
+                "budget; policy.lifetime.unbounded: allow would let such studies pass uncounted"
+            )
+        return
+    if lifetime is None:
+        raise BudgetError(
+            "the study is private, but this hospital has set no lifetime budget: policy.lifetime of the profile (epsilon and delta)"
+        )
+    alone = epsilon_of_vector(vector_of(study_events(study)), as_float(lifetime.delta))
+    if alone > as_float(lifetime.epsilon):
+        raise BudgetError(
+            f"the run alone costs epsilon {alone:.4f} (RDP, delta {lifetime.delta}), but the lifetime budget is {lifetime.epsilon}"
+        )
+
+
+def require_budget(
+    rules: Rules,
+    folder: SiteFolder,
+    lifetime: Lifetime,
+    patients: Mapping[str, frozenset[str]],
+    events: list[Event],
+    *,
+    apart_from: str | None = None,
+) -> str:
+    """Epsilon, as an exact string, of whoever of `patients` (tags, with digests of images) has most when `events` are added.
+
+    `apart_from` is a run that `events` stand for as a whole. Raises BudgetError where it is more than the lifetime's, LedgerError where
+    nobody can know what was spent.
+    """
+    delta, limit = as_float(lifetime.delta), as_float(lifetime.epsilon)
+    added = vector_of(events)
+    worst = epsilon_of_vector(added, delta)
+    history: tuple[str, ...] = ()
+    for group in groups(rules, folder, patients, apart_from=apart_from):
+        reached = epsilon_of_vector(group.vector + added, delta)
+        if reached > worst:
+            worst, history = reached, group.runs
+    if worst > limit:
+        spent = f"; what was spent before is of {_named(history)}" if history else ""
+        raise BudgetError(
+            f"this would bring a patient to epsilon {worst:.4f} (RDP, delta {lifetime.delta}), but the lifetime budget is "
+            f"{lifetime.epsilon}{spent}"
+        )
+    return exact(worst)
+
+
+def groups(
+    rules: Rules,
+    folder: SiteFolder,
+    patients: Mapping[str, frozenset[str]],
+    *,
+    apart_from: str | None = None,
+) -> list[Group]:
+    """`patients` by the runs that they were in. Raises LedgerError where a cohort's list is missing or damaged."""
+    key = Tags.of(folder)
+    lists: dict[str, CohortList] = {}
+    histories: dict[str, list[str]] = {tag: [] for tag in patients}
+    vectors: dict[str, NDArray[np.float64]] = {}
+    without: set[str] = set()
+    for name, run in rules.runs.items():
+        if name == apart_from:
+            continue
+        root = run.reserve.cohort
+        if root not in lists:
+            lists[root] = read_list(folder, root, key)
+        for tag in lists[root].among(patients):
+            histories[tag].append(name)
+        events = charged_events(run)
+        if events is None:
+            without.add(name)
+        else:
+            vectors[name] = vector_of(events)
+    counts: dict[tuple[str, ...], int] = {}
+    for history in histories.values():
+        counts[tuple(history)] = counts.get(tuple(history), 0) + 1
+    nothing = np.zeros(len(ORDERS))
+    return [
+        Group(
+            runs=history,
+            unbounded=tuple(name for name in history if name in without),
+            vector=sum((vectors[name] for name in history if name in vectors), nothing),
+            patients=count,
+        )
+        for history, count in counts.items()
+    ]
+
+
+def everybody(rules: Rules, folder: SiteFolder) -> dict[str, frozenset[str]]:
+    """All patients of all cohorts on the ledger. Raises LedgerError."""
+    key = Tags.of(folder)
+    found: dict[str, frozenset[str]] = {}
+    for root in {run.reserve.cohort for run in rules.runs.values()}:
+        for tag, images in read_list(folder, root, key).patients.items():
+            found[tag] = found.get(tag, frozenset()) | images
+    return found
+
+
+def _named(runs: Iterable[str]) -> str:
+    names = list(runs)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
