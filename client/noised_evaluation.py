@@ -14,7 +14,6 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-from shared.metrics.noised import figures_from_noised
 
 from client.data.records import Part
 from client.evaluation import network_predictions
@@ -23,6 +22,7 @@ from client.private import linear_svm
 from client.private.counts import noised_confusion
 from shared.exact import as_float
 from shared.metrics.classification import Integers, Predictions
+from shared.metrics.noised import figures_from_noised
 from shared.results import Evaluated, HeadResult
 from shared.seeds import derived_seed
 from shared.study import Study
@@ -48,7 +48,7 @@ def noised_evaluation(
     fitted: str | None = None
     if study.privacy is not None and study.privacy.svm is not None:
         machine = _private_svm(_finite(parts["train"]), study)
-        heads["svm"] = machine.predict(test.features).astype(np.int64)
+        heads["svm"] = machine.predict(test.features)
         fitted = hashlib.sha256(np.ascontiguousarray(machine.weights).tobytes()).hexdigest()
     elif study.privacy is None and svm is not None:
         heads["svm"] = svm.predicted
@@ -79,7 +79,7 @@ def _private_svm(train: PartFeatures, study: Study) -> linear_svm.PrivateLinearS
     if privacy is None or privacy.svm is None:
         raise ValueError("the study has no private SVM")
     asked = privacy.svm
-    constants = linear_svm.SvmConstants(
+    constants = linear_svm.LinearSvmConstants(
         components=asked.components,
         gamma=asked.gamma,
         steps=asked.steps,
@@ -91,7 +91,9 @@ def _private_svm(train: PartFeatures, study: Study) -> linear_svm.PrivateLinearS
         weight_decay=asked.weight_decay,
         seed=derived_seed("fourier features", study.seed),
     )
-    return linear_svm.fit(train.features, train.labels, train.patients, constants, classes=len(study.task.classes))
+    return linear_svm.fit(
+        train.features, train.labels, train.patients, classes=len(study.task.classes), constants=constants
+    )
 
 
 def _finite(part: PartFeatures) -> PartFeatures:
