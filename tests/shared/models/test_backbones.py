@@ -181,3 +181,11 @@ def test_position_embeddings_are_interpolated_to_another_size(make_study: MakeSt
     torch.testing.assert_close(columns, columns[:, :1].expand(6, 6, 768))
     assert bool((columns[1:, 0, 0] > columns[:-1, 0, 0]).all())
     torch.testing.assert_close(columns[[0, -1], 0, 0], torch.tensor([0.0, 1.0]))
+
+
+def test_googlenets_convolutions_do_not_start_so_small_that_adam_overturns_them(make_study: MakeStudy) -> None:
+    """torchvision starts them with a deviation of 0.01, and with group norm the network then stops learning."""
+    network = build(make_study, "googlenet", norm="group")
+    layer = network.get_submodule("inception5b.branch1.conv")
+    assert isinstance(layer, nn.Conv2d)
+    assert float(layer.weight.detach().std()) == pytest.approx((2 / layer.out_channels) ** 0.5, rel=0.05)
