@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shared.aggregation import OptimiserState, apply_update, normalised_weights, weighted_mean
+from shared.audit.exchanges import SignedTexts
 from shared.audit.records import RunFiles, stored_model
 from shared.audit.signatures import check_signatures
 from shared.audit.trust import Trust
@@ -21,7 +22,7 @@ from shared.wire import encode, flat_digest
 def check_run(files: RunFiles, trust: Trust | None = None) -> list[Check]:
     """Every check, in the order in which a reader would ask."""
     return [
-        *check_signatures(files, trust),
+        *check_signatures(files, trust, SignedTexts(files)),
         _study(files),
         _code(files),
         _completeness(files),
