@@ -45,14 +45,11 @@ def check_cohorts(chain: Chain) -> Check:
             for other in rules.runs.values():
                 if other.reserve.cohort == run.reserve.cohort and (events := charged_events(other)) is not None:
                     total += vector_of(events)
+            least = epsilon_of_vector(total, as_float(lifetime.delta))
         except MechanismError as problem:
             findings.violated.append(f"{what}: can't be accounted for: {problem}")
             continue
-        least, charged, limit = (
-            epsilon_of_vector(total, as_float(lifetime.delta)),
-            as_float(entry.charged),
-            as_float(lifetime.epsilon),
-        )
+        charged, limit = as_float(entry.charged), as_float(lifetime.epsilon)
         count += 1
         if charged < least * (1 - SUMMATION):
             findings.violated.append(

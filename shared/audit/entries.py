@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Literal
 
 from pydantic import ValidationError
@@ -60,8 +59,8 @@ class Shown:
     entries: list[Placed] = field(default_factory=list)
     receipts: list[tuple[str, Receipt]] = field(default_factory=list)
     rules: Rules = field(default_factory=Rules)
-    elsewhere: list[int] = field(default_factory=list)
-    unseen: list[int] = field(default_factory=list)
+    elsewhere: list[range] = field(default_factory=list)
+    unseen: list[range] = field(default_factory=list)
     wrong: dict[Question, list[str]] = field(default_factory=lambda: {name: [] for name in _NAMES})
     absent: dict[Question, list[str]] = field(default_factory=lambda: {name: [] for name in _NAMES})
     _known: dict[int, tuple[str, str]] = field(default_factory=dict)
@@ -115,13 +114,37 @@ def check_entries(shown: Iterable[Shown]) -> list[Check]:
     return checks
 
 
-def spans(numbers: Sequence[int]) -> str:
+def spans(numbers: Iterable[range]) -> str:
     """1-3, 7."""
-    found = []
-    for _, group in groupby(enumerate(sorted(numbers)), lambda one: one[1] - one[0]):
-        run = [number for _, number in group]
-        found.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
-    return ", ".join(found)
+    return ", ".join(str(one.start) if one.stop - one.start == 1 else f"{one.start}-{one.stop - 1}" for one in numbers)
+
+
+def split(gap: range, covered: Iterable[range]) -> tuple[list[range], list[range]]:
+    """The parts of `gap` that are in one of `covered`, and those that are in none; both ascend. Ranges can be longer than memory."""
+    inside: list[range] = []
+    outside: list[range] = []
+    start = gap.start
+    for one in sorted(covered, key=lambda one: one.start):
+        low, high = max(one.start, start), min(one.stop, gap.stop)
+        if low >= high:
+            continue
+        if start < low:
+            outside.append(range(start, low))
+        inside.append(range(low, high))
+        start = high
+    if start < gap.stop:
+        outside.append(range(start, gap.stop))
+    return _joined(inside), outside
+
+
+def _joined(parts: Sequence[range]) -> list[range]:
+    found: list[range] = []
+    for one in parts:
+        if found and found[-1].stop == one.start:
+            found[-1] = range(found[-1].start, one.stop)
+        else:
+            found.append(one)
+    return found
 
 
 def agrees(entries: Iterable[Placed], exported: Sequence[bytes]) -> bool:
@@ -186,14 +209,18 @@ def _take_lines(shown: Shown, by_seq: dict[int, Placed], lines: Sequence[str], w
 def _look_for_gaps(
     shown: Shown, by_seq: Mapping[int, Placed], said: Sequence[tuple[Exchange, Instruction, Answer]]
 ) -> None:
-    accounted: set[int] = set()
+    accounted: list[range] = []
     for _, instruction, answer in said:
         if answer.receipt is not None:
             whole = instruction.kind == "prepare" and 0 in by_seq
             seen = instruction.receipt.seq if instruction.receipt is not None and not whole else -1
-            accounted.update(range(seen + 1, answer.receipt.seq + 1))
-    for seq in set(range(max(by_seq))) - by_seq.keys():
-        (shown.elsewhere if seq in accounted else shown.unseen).append(seq)
+            accounted.append(range(seen + 1, answer.receipt.seq + 1))
+    before = -1
+    for seq in sorted(by_seq):
+        elsewhere, unseen = split(range(before + 1, seq), accounted)
+        shown.elsewhere += elsewhere
+        shown.unseen += unseen
+        before = seq
     if shown.unseen:
         shown.absent["chained"].append(
             f"{shown.site}: entries {spans(shown.unseen)} are not in these files; the hospital's exported ledger (--ledger) closes the gap"
@@ -271,7 +298,7 @@ def _compare_receipts(shown: Shown, said: Sequence[tuple[Exchange, Instruction, 
 def _ask_rules(shown: Shown) -> None:
     for placed in shown.entries:
         problem = shown.rules.problem(placed.entry)
-        hidden = [seq for seq in shown.unseen if seq < placed.entry.seq]
+        hidden = [one for one in shown.unseen if one.start < placed.entry.seq]
         shown.rules.take(placed.entry)
         if problem is None:
             continue

@@ -126,11 +126,17 @@ def _kept_head(chain: Chain, kept: bytes) -> Head | None:
 def updates_on_ledger(run: RunOnLedger, files: RunFiles, site: str) -> Check:
     """Each update of `site` that was aggregated."""
     settled = {(one.round, one.update) for one in run.updates}
+    figures = {(one.round, one.update, one.figures) for one in run.updates}
+    trained = {record.round: record.trained.get(site) for record in files.rounds}
     wanted = {record.round: digest for record in files.rounds if (digest := record.update_digests.get(site))}
     for number, digest in wanted.items():
         if (number, digest) not in settled:
             return Check(
                 UPDATES, "violated", f"round {number}: the update {digest} of {site} has no SETTLE of that digest"
+            )
+        if (said := trained[number]) is not None and (number, digest, figures_digest(said)) not in figures:
+            return Check(
+                UPDATES, "violated", f"round {number}: {site} entered its update with other figures than the record's"
             )
     unused = len(settled - set(wanted.items()))
     beside = f"; {unused} more left and were not aggregated" if unused else ""
