@@ -57,8 +57,8 @@ LIFETIME = {"epsilon": 20.0, "delta": 1e-5}
 Answering = Callable[["Hospital", Message], Message | None]
 
 
-def private_study(*, svm: bool = False, **federation: Any) -> Study:
-    """A private study of the bare model; `federation` changes its section of that name."""
+def private_study(*, svm: bool = False, epsilon: float = 6, **federation: Any) -> Study:
+    """A private study of the bare model that states `epsilon`; `federation` changes its section of that name."""
     values = study_values(weighting="uniform", **federation)
     values["name"] = "private"
     values["model"] |= {"norm": "group"}
@@ -66,7 +66,7 @@ def private_study(*, svm: bool = False, **federation: Any) -> Study:
     values["evaluation"] = {"baseline": False, "release": {"epsilon": 1}}
     values["privacy"] = {
         "sampling_rate": "1/20", "steps_per_round": 5, "clipping_norm": 1.0, "normaliser": 8, "noise_multiplier": 1.0,
-        "epsilon": 6, "delta": 1e-5, "svm": {"steps": 10, "noise_multiplier": 2.0} if svm else None,
+        "epsilon": epsilon, "delta": 1e-5, "svm": {"steps": 10, "noise_multiplier": 2.0} if svm else None,
     }  # fmt: skip
     return Study.model_validate(values)
 

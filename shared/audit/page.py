@@ -44,7 +44,7 @@ PLAIN_NOT_SHOWN = (
     "a guarantee for patients: updates of a run without differential privacy can give away whether somebody took part",
 )
 PRIVATE_NOT_SHOWN = (
-    "that one person is not two patients of a hospital, under two numbers: then the person is protected less, at twice the epsilon",
+    "that one person is not two patients of a hospital, under two numbers: such a person is protected less, at about twice the epsilon",
     "what a person who is a patient of two hospitals is charged in all: each hospital counts by itself",
     "what runs on different patients of one hospital, some of whom are the same, add up to: that is in the charge, which only the hospital "
     "can compute; equal patients are seen, since their cohort has the same digest in every run",
@@ -81,10 +81,11 @@ def _privacy(files: RunFiles) -> str:
             "; the counts of the final evaluation carry noise" if files.study.evaluation.release is not None else ""
         )
         return f"no differential privacy: what the updates say about patients is not bounded{noised}"
-    releases = " + ".join(map(mechanism_in_words, [round_mechanism(files.study), *other_mechanisms(files.study)]))
+    besides = " + ".join(map(mechanism_in_words, other_mechanisms(files.study)))
     return (
         "differential privacy for each patient, with everything that a hospital holds of the patient; neighbouring datasets differ by one "
-        f"patient added or removed. {files.study.federation.rounds} rounds of: {releases}"
+        f"patient added or removed. {files.study.federation.rounds} rounds: {mechanism_in_words(round_mechanism(files.study))}; "
+        f"after them: {besides}"
     )
 
 

@@ -30,7 +30,7 @@ table { border-collapse: collapse; width: 100%; }
 th, td { padding: 0.4rem 0.8rem 0.4rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: baseline; overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid var(--line); } tbody th { font-weight: 600; width: 20rem; } td.first { width: 8.5rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.15rem 1rem; margin: 0.6rem 0; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; } .costs td { font-variant-numeric: tabular-nums; } .costs tbody th { width: auto; }
+.wide { overflow-x: auto; } .costs td { font-variant-numeric: tabular-nums; } .costs tbody th { width: auto; } .costs th, .costs td { overflow-wrap: normal; }
 code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.9em; }
 </style>
 </head>
@@ -54,12 +54,6 @@ code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.9e
 <dt>Digests</dt><dd>study <code>{{ run.study_digest }}</code><br>code <code>{{ run.code_digest }}</code></dd>
 <dt>Checked</dt><dd>{{ made }}</dd>
 </dl>
-<h2>What was asked, and how each answer was reached</h2>
-<table><thead><tr><th>Outcome</th><th>Question</th><th>Why</th></tr></thead><tbody>
-{% for check in checks %}
-<tr><td class="first"><span class="mark {{ classes[check.outcome] }}">{{ words[check.outcome] }}</span></td><th scope="row">{{ check.name }}</th><td>{{ check.why }}</td></tr>
-{% endfor %}
-</tbody></table>
 {% if costs %}
 <h2>What the run cost a patient at each hospital</h2>
 <p>Epsilon says how much more likely any conclusion about the run becomes because one patient took part: at most by the factor e<sup>epsilon</sup>, but for a chance of delta. Smaller is safer; 0 would tell nothing. What the hospitals claim is held against two accountants that share no code. RDP is an upper bound that adds up over studies: it is what a hospital charges to the budget that it has set each patient for life.</p>
@@ -73,6 +67,12 @@ code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.9e
 <p>{{ cost.site }} began {{ cost.again }} round(s) again. A run that was prolonged on the way has no figure by PLD; for this hospital RDP counts.</p>
 {% endfor %}
 {% endif %}
+<h2>What was asked, and how each answer was reached</h2>
+<table><thead><tr><th>Outcome</th><th>Question</th><th>Why</th></tr></thead><tbody>
+{% for check in checks %}
+<tr><td class="first"><span class="mark {{ classes[check.outcome] }}">{{ words[check.outcome] }}</span></td><th scope="row">{{ check.name }}</th><td>{{ check.why }}</td></tr>
+{% endfor %}
+</tbody></table>
 {% if keys %}
 <h2>Whose keys signed</h2>
 <table><thead><tr><th>Party</th><th>Fingerprint</th><th>Trusted</th></tr></thead><tbody>

@@ -194,10 +194,8 @@ def _claimed(costs: Sequence[Cost], shown: Mapping[str, Shown]) -> Check:
             findings.notes.append(
                 f"the claim of {cost.site} is for the run as it was reserved, before rounds were begun again"
             )
-    claims = sorted({f"{cost.claimed:.4f}" for cost in costs if cost.claimed is not None})
-    return findings.check(
-        f"claimed {', '.join(claims)}; not above by more than rounding ({ROUNDING:g}) is what was found"
-    )
+    said = sorted({f"{cost.claimed:.4f} for {cost.accounted.pld:.4f}" for cost in costs if cost.claimed is not None})
+    return findings.check(f"claimed {', '.join(said)} found by PLD (may differ by {ROUNDING:g}, the grids' rounding)")
 
 
 def _promised(files: RunFiles, costs: Sequence[Cost], shown: Mapping[str, Shown]) -> list[Check]:
