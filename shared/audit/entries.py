@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from shared.audit.exchanges import Absent, Exchange, SignedTexts, Violation
+from shared.audit.gaps import spans, split
 from shared.audit.ledger import ORDER
 from shared.audit.verdict import Check, Findings
 from shared.errors import LedgerError, SignatureError
@@ -49,7 +50,8 @@ class Placed:
 
 @dataclass(slots=True)
 class Shown:
-    """What the files show of one hospital's ledger. `entries` ascend; `unseen` are numbers for which nothing accounts.
+    """What the files show of one hospital's ledger. `entries` ascend; `unseen` are numbers for which nothing accounts; `lost` are answers
+    that are not there or can't be trusted, with what they would show.
 
     `receipts` are the newest entries that an answer or an instruction names, each with who says so, in the order of the instructions.
     """
@@ -58,6 +60,7 @@ class Shown:
     run_id: str
     entries: list[Placed] = field(default_factory=list)
     receipts: list[tuple[str, Receipt]] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     rules: Rules = field(default_factory=Rules)
     elsewhere: list[range] = field(default_factory=list)
     unseen: list[range] = field(default_factory=list)
@@ -74,6 +77,8 @@ class Shown:
         """`why` says what is not among the entries: a contradiction, unless it can stand among those that are not in these files."""
         if self.unseen:
             findings.absent.append(f"{why}; it may be among entries {spans(self.unseen)}, which are not in these files")
+        elif self.lost:
+            findings.absent.append(f"{why}; it may be in an answer that is not in these files: {self.lost[0]}")
         else:
             findings.violated.append(why)
 
@@ -114,39 +119,6 @@ def check_entries(shown: Iterable[Shown]) -> list[Check]:
     return checks
 
 
-def spans(numbers: Iterable[range]) -> str:
-    """1-3, 7."""
-    return ", ".join(str(one.start) if one.stop - one.start == 1 else f"{one.start}-{one.stop - 1}" for one in numbers)
-
-
-def split(gap: range, covered: Iterable[range]) -> tuple[list[range], list[range]]:
-    """The parts of `gap` that are in one of `covered`, and those that are in none; both ascend. Ranges can be longer than memory."""
-    inside: list[range] = []
-    outside: list[range] = []
-    start = gap.start
-    for one in sorted(covered, key=lambda one: one.start):
-        low, high = max(one.start, start), min(one.stop, gap.stop)
-        if low >= high:
-            continue
-        if start < low:
-            outside.append(range(start, low))
-        inside.append(range(low, high))
-        start = high
-    if start < gap.stop:
-        outside.append(range(start, gap.stop))
-    return _joined(inside), outside
-
-
-def _joined(parts: Sequence[range]) -> list[range]:
-    found: list[range] = []
-    for one in parts:
-        if found and found[-1].stop == one.start:
-            found[-1] = range(found[-1].start, one.stop)
-        else:
-            found.append(one)
-    return found
-
-
 def agrees(entries: Iterable[Placed], exported: Sequence[bytes]) -> bool:
     """Whether each entry stands in a sound ledger as it is, at its place."""
     return all(
@@ -163,8 +135,10 @@ def _shown(signed: SignedTexts, site: str, exchanges: Sequence[Exchange], export
             said.append((exchange, signed.instruction(exchange)[0], signed.answer(exchange)))
         except Violation as problem:
             shown.wrong["signed"].append(str(problem))
+            shown.lost.append(str(exchange))
         except Absent as problem:
             shown.absent["signed"].append(str(problem))
+            shown.lost.append(str(exchange))
     said.sort(key=lambda one: one[1].issued)
     by_seq: dict[int, Placed] = {}
     for exchange, _, answer in said:

@@ -7,6 +7,7 @@ their ledgers about it, and what it cost, the modules beside it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from shared.aggregation import OptimiserState, apply_update, normalised_weights,
 from shared.audit.budgets import check_budgets
 from shared.audit.completeness import check_completeness
 from shared.audit.entries import check_entries, read_entries
-from shared.audit.exchanges import SignedTexts
+from shared.audit.exchanges import Absent, SignedTexts, Violation
 from shared.audit.exports import Export, check_exports
 from shared.audit.private_record import check_private_record
 from shared.audit.records import RunFiles, stored_model
@@ -47,7 +48,7 @@ def audit_run(files: RunFiles, trust: Trust | None = None, exports: Sequence[Exp
     spending, costs = check_spending(files, shown)
     checks = [
         *check_signatures(files, trust, signed),
-        *_check_models(files),
+        *_check_models(files, signed),
         *check_entries(shown.values()),
         *check_completeness(signed, shown),
         *spending,
@@ -58,10 +59,10 @@ def audit_run(files: RunFiles, trust: Trust | None = None, exports: Sequence[Exp
     return Audit(checks, costs)
 
 
-def _check_models(files: RunFiles) -> list[Check]:
+def _check_models(files: RunFiles, signed: SignedTexts) -> list[Check]:
     return [
         _study(files),
-        _code(files),
+        _code(files, signed),
         _completeness(files),
         _chain(files),
         _checkpoints(files),
@@ -79,15 +80,23 @@ def _study(files: RunFiles) -> Check:
     return Check(name, "proven", f"digest {found}")
 
 
-def _code(files: RunFiles) -> Check:
-    name = "every site ran the coordinator's code"
-    others = sorted(site for site, hello in files.run.sites.items() if hello.code_digest != files.run.code_digest)
+def _code(files: RunFiles, signed: SignedTexts) -> Check:
+    """As run.json says, and as every answer says that can be read; those that can't are told in `shared.audit.signatures`."""
+    name, count = "every site ran the coordinator's code", 0
+    others = {site for site, hello in files.run.sites.items() if hello.code_digest != files.run.code_digest}
+    for exchange in signed.on_record():
+        with contextlib.suppress(Violation, Absent):
+            if signed.answer(exchange).hello.code_digest != files.run.code_digest:
+                others.add(exchange.site)
+            count += 1
     if others:
-        return Check(name, "violated", f"another code digest at {', '.join(others)}")
+        return Check(name, "violated", f"another code digest at {', '.join(sorted(others))}")
     if not files.run.sites:
         return Check(name, "not checkable", "no site has answered")
     return Check(
-        name, "proven", f"code digest {files.run.code_digest} at {len(files.run.sites)} sites, as they say themselves"
+        name,
+        "proven",
+        f"code digest {files.run.code_digest} at {len(files.run.sites)} sites, as they say themselves in {count} answers",
     )
 
 

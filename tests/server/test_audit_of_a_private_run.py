@@ -28,9 +28,10 @@ from client.gate import Result, Task
 from shared.audit.budgets import BUDGETS, CHARGED
 from shared.audit.cohorts import COHORTS
 from shared.audit.completeness import CLOSED, INSTRUCTED, RELEASED, RESERVED
-from shared.audit.entries import CHAINED, RECEIPTS, SIGNED, spans, split
+from shared.audit.entries import CHAINED, RECEIPTS, SIGNED
 from shared.audit.exchanges import Exchange
 from shared.audit.exports import PREFIX, read_export
+from shared.audit.gaps import spans, split
 from shared.audit.ledger import FIGURES, ORDER, SIGNATURES, UPDATES, WRITER
 from shared.audit.private_record import EXACT, NOISED
 from shared.audit.records import read_run
@@ -302,6 +303,11 @@ def figure_improved(run: Path, _original: Original) -> None:
     )
 
 
+def other_code(exchange: Exchange, body: Body) -> None:
+    if exchange.round == 2:
+        body["hello"]["code_digest"] = "1" * 64
+
+
 def record_edited(run: Path, _original: Original) -> None:
     edit(run / "rounds/0001/round.json", lambda body: body["timing"].update(wait=0.0))
 
@@ -328,6 +334,7 @@ TAMPERING: dict[str, tuple[str, str, Callable[[Path, Original], None]]] = {
     "a stored update replaced, and the record": (UPDATES, "anna", update_and_record_replaced),
     "entries of another run": (SIGNED, "of another run", foreign_entries),
     "a wrong key": (SIGNED, ANNAS + "0 (GENESIS)", signed_by_another),
+    "other code in one answer": ("every site ran the coordinator's code", "berta", answered("berta", other_code)),
     "an exact count": (EXACT, "clara, round 2: images", exact_count),
     "a figure made better": (NOISED, "clara, network: accuracy is 0.99", figure_improved),
 }  # fmt: skip
@@ -380,6 +387,15 @@ def test_a_lost_answer_leaves_a_gap_that_the_exported_ledger_closes(run: Path, o
     assert said[UPDATES].outcome == "not checkable" and "anna" in said[UPDATES].why
     closed = found(run, original.ledger())
     assert [closed[name].outcome for name in (CHAINED, UPDATES, ORDER)] == ["proven"] * 3
+
+
+def test_a_lost_last_answer_contradicts_nothing(run: Path, original: Original) -> None:
+    (run / "evaluation-signed/anna.evaluate.answer.json").unlink()
+    said = found(run)
+    assert {check.outcome for check in said.values()} == {"proven", "not checkable"}
+    assert "anna, evaluate, round 3" in said[CLOSED].why
+    closed = found(run, original.ledger())
+    assert [closed[name].outcome for name in (CLOSED, RELEASED, FIGURES)] == ["proven"] * 3
 
 
 def test_a_hospital_that_did_not_sign_the_end_is_named(tmp_path: Path) -> None:
