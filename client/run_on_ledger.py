@@ -123,9 +123,13 @@ def before_leaving(asked: Asked, answer: Answer, patients: Patients | None, svm:
 
 
 def with_entries(asked: Asked, answer: Answer) -> Answer:
-    """`answer` with the entries of this run that the coordinator has not seen, and where the ledger stands."""
+    """`answer` with the entries of this run that the coordinator has not seen, and where the ledger stands.
+
+    A preparation's has them all: another run may have shown the coordinator whose ledger it is, and a round 0 that is prepared again
+    takes the place of the one on record.
+    """
     with open_ledger(asked.folder, asked.instruction.run) as ledger:
-        seen = asked.instruction.receipt
+        seen = asked.instruction.receipt if asked.instruction.kind != "prepare" else None
         lines = ledger.lines_of(asked.instruction.run, seen.seq if seen is not None else None)
         if ledger.digest is None:
             return answer
