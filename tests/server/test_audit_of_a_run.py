@@ -21,6 +21,7 @@ from shared.audit.run import check_run
 from shared.audit.signatures import ANSWERS, INSTRUCTIONS, PREVIOUS, WRITERS
 from shared.audit.trust import COORDINATOR, read_trust, trust_lines
 from shared.audit.verdict import Check, exit_status
+from shared.canonical import digest
 from shared.errors import InputError
 from shared.signing import PublicKey
 
@@ -325,3 +326,13 @@ def test_the_command_needs_no_pytorch_and_prints_json(run: Path) -> None:
     done = audit("verify", run, "--json")
     assert done.returncode == 2, done.stderr
     assert {check["outcome"] for check in json.loads(done.stdout)["checks"]} == {"proven", "not checkable"}
+
+
+def test_a_run_of_an_older_release_whose_study_had_fewer_keys_is_the_same_study(run: Path) -> None:
+    """A key that a later release added stands in no older file, and must not change what was approved."""
+    _edit(run / "study.json", lambda study: study.pop("description"))
+    older = digest(json.loads((run / "study.json").read_text()))
+    _edit(run / "run.json", lambda record: record.update(study_digest=older))
+    name = "the study is the one that the run names"
+    (found,) = [check for check in check_run(read_run(run)) if check.name == name]
+    assert (found.outcome, "this release knows more keys" in found.why) == ("proven", True)
