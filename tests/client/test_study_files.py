@@ -16,6 +16,7 @@ from client.data.selection import choose
 from client.data.splits import PARTS
 from shared.profile import load_profile
 from shared.study import load_study
+from shared.study_pixels import LayerNormalise
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -115,6 +116,7 @@ def test_wa_resnet50_and_its_comparisons_have_the_papers_hyper_parameters_and_di
         assert study.federation.rounds * study.training.local_epochs == 100
         assert (study.training.learning_rate, study.training.batch_size) == (1e-4, 16)
         assert (study.preprocessing.size, study.outputs) == (224, 2)
+        assert study.preprocessing.clahe is not None and study.preprocessing.denoise != "none"
         values.append(without(study.to_data(), "name", "title", "description", "model"))
     assert values[0] == values[1] == values[2]
     model = load_study(ROOT / "configs" / "cbis_ddsm_wa_resnet50.yaml").model
@@ -131,8 +133,8 @@ def test_the_dicom_comparison_has_the_papers_hyper_parameters_and_differs_in_the
         assert (study.augmentation.translate, study.augmentation.rotation_degrees) == (0.08, 7)
         assert study.data.split.train + study.data.split.validation == pytest.approx(0.8)
         assert study.data.split.validation == pytest.approx(0.2 * 0.8)
-        data = without(study.to_data(), "name", "title", "description", "model")
-        values.append({**data, "preprocessing": without(data["preprocessing"], "normalise")})
+        assert study.preprocessing.layer_normalise == LayerNormalise(gamma=1.2, beta=0.1)
+        values.append(without(study.to_data(), "name", "title", "description", "model"))
     assert all(value == values[0] for value in values)
 
 
