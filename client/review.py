@@ -134,9 +134,13 @@ def _what_for(study: Study) -> Section:
 
 def _what_is_trained(looking: _Looking) -> Section:
     study, network = looking.study, looking.network
-    options = [study.model.name, f"{study.model.norm} norm"]
+    options = [study.model.name]
+    if study.model.norm != "none":
+        options.append(f"{study.model.norm} norm")
     if study.model.attention != "none":
         options.append(f"{study.model.attention} attention")
+    if study.model.stem != "plain":
+        options.append(f"{study.model.stem} stem")
     pixels = study.preprocessing
     rows = [
         ("Network", ", ".join(options)),

@@ -84,10 +84,12 @@ def _summary(study: Study, weights_root: Path | None) -> tuple[ModelSummary, str
 def _row(study: Study, summary: ModelSummary) -> tuple[str, ...]:
     options = [study.model.name]
     if study.model.attention != "none":
-        place = f" {study.model.cbam_at}" if study.model.cbam_at else ""
-        options.append(f"{study.model.attention}{place}")
-    if study.model.norm != "batch":
-        options.append(f"{study.model.norm} norm")
+        at = study.model.cbam_at or study.model.se_at
+        options.append(f"{study.model.attention} {at}" if at else study.model.attention)
+    if study.model.stem != "plain":
+        options.append(f"{study.model.stem} stem")
+    if study.model.norm == "group":
+        options.append("group norm")
     if study.model.freeze:
         options.append(f"{', '.join(study.model.freeze)} frozen")
     return (

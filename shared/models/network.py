@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -16,6 +17,11 @@ class Network(nn.Module):
     Subclasses set `feature_dim`, `fc` and `dropout` and override `features`. Children that are frozen keep their parameters and their
     norm statistics whatever happens to the rest: their parameters need no gradient and they stay in eval mode.
     """
+
+    #: what the state_dict calls `fc`
+    head_name: ClassVar[str] = "fc"
+    #: children that ordinary weight files don't hold, or hold in another shape; they stay as initialised then
+    fresh_layers: tuple[str, ...] = ()
 
     feature_dim: int
     fc: nn.Linear
@@ -34,6 +40,10 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images `(N, channels, H, W)` to logits `(N, outputs)`."""
         return self.head(self.features(x))
+
+    def adapted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Published weights of this architecture as this network takes them: by default, as they are."""
+        return dict(weights)
 
     def freeze(self, children: Iterable[str]) -> None:
         """Freeze children by name for good. Raises StudyError for a name that no child with parameters has."""

@@ -1,28 +1,66 @@
-"""Names of `model.name` and what builds them. A new model is one module and one line here."""
+"""Names of `model.name`, what builds them, and which options each has. A new model is one module and one line here."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from shared.errors import StudyError
-from shared.models import resnet
+from shared.models import cnn_vit, efficientnet, googlenet, mobilenet, rcdnet, regnet, resnet, vgg, vit
 from shared.models.network import Network
-from shared.study import Study
+from shared.study import Model, Study
 
 Builder = Callable[[Study], Network]
 
-MODELS: Mapping[str, Builder] = {
-    "resnet18": resnet.resnet18,
-    "resnet34": resnet.resnet34,
-    "resnet50": resnet.resnet50,
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model and the values of `model.norm`, `model.attention` and `model.stem` that it has."""
+
+    build: Builder
+    norm: tuple[str, ...] = ("batch", "group")
+    attention: tuple[str, ...] = ("none",)
+    stem: tuple[str, ...] = ("plain",)
+
+
+def _residual(build: Builder) -> Entry:
+    return Entry(build, attention=("none", "se", "cbam"), stem=("plain", "haar", "haar_attention", "haar_features"))
+
+
+MODELS: Mapping[str, Entry] = {
+    "resnet18": _residual(resnet.resnet18),
+    "resnet34": _residual(resnet.resnet34),
+    "resnet50": _residual(resnet.resnet50),
+    "resnext50_32x4d": _residual(resnet.resnext50_32x4d),
+    "vgg16": Entry(vgg.vgg16, norm=("none",)),
+    "vgg16_bn": Entry(vgg.vgg16_bn),
+    "googlenet": Entry(googlenet.googlenet),
+    "mobilenet_v2": Entry(mobilenet.mobilenet_v2),
+    "regnet_y_400mf": Entry(regnet.regnet_y_400mf),
+    "efficientnet_b0": Entry(efficientnet.efficientnet_b0),
+    "efficientnet_b3": Entry(efficientnet.efficientnet_b3),
+    "vit_b_16": Entry(vit.vit_b_16, norm=("none",)),
+    "cnn_vit": Entry(cnn_vit.cnn_vit),
+    "rcdnet": Entry(rcdnet.rcdnet),
 }
 
 
 def builder_of(name: str) -> Builder:
     """What builds the model `name`. Raises StudyError with the nearest known name."""
     if name in MODELS:
-        return MODELS[name]
+        return MODELS[name].build
     close = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'?" if close else f"known models are {', '.join(sorted(MODELS))}"
     raise StudyError(f"model.name: unknown model '{name}'; {hint}")
+
+
+def require_options(model: Model) -> None:
+    """Raises StudyError where a known model lacks an option that the study sets, with the values that it has."""
+    entry = MODELS[model.name]
+    for key, offered in (("norm", entry.norm), ("attention", entry.attention), ("stem", entry.stem)):
+        value = getattr(model, key)
+        if value not in offered:
+            raise StudyError(
+                f"model.{key}: expected {' or '.join(offered)}, which is what {model.name} has, but got {value}"
+            )

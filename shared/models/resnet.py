@@ -1,12 +1,17 @@
 """torchvision's ResNets with attention and norm as options, and the same state_dict keys.
 
-He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv:1512.03385). The blocks are torchvision's; their
+He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv:1512.03385); ResNeXt: Xie, Girshick, Dollár, Tu, He,
+"Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017 (arXiv:1611.05431). The blocks are torchvision's; their
 `forward` is out of place (`out + identity`, ReLU not in place), because Opacus' backward hooks refuse tensors that were changed in place.
 
 Where attention stands:
 - `before_add` (CBAM's and SE's own papers): on the residual branch, before the shortcut is added.
 - `after_block`: on the block's output, after the add and its ReLU; blocks hold it as `attention` in both cases.
 - `stage_outputs`: one module after each of the four stages, `attention1` to `attention4` of the network.
+
+Where a Haar transform stands (`wavelet`, see shared/models/wavelet.py):
+- `haar` and `haar_attention`: on the input, whose side it halves; with `haar`, `conv1` has four times the channels.
+- `haar_features`: in place of max pooling, after `conv1`, its norm and ReLU.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from torch import Tensor, nn
 
 from shared.models.attention import NORMS, build_attention
 from shared.models.network import Network
+from shared.models.wavelet import HaarAttention, HaarBands, HaarPooling
 from shared.study import Study
 from shared.torchvision_cpu import import_torchvision
 
@@ -27,6 +33,7 @@ TorchvisionBottleneck: TypeAlias = _torchvision.Bottleneck
 TorchvisionResNet: TypeAlias = _torchvision.ResNet
 
 Place = Literal["after_block", "before_add", "stage_outputs"]
+Stem = Literal["plain", "haar", "haar_attention", "haar_features"]
 
 
 class _Block(nn.Module):
@@ -105,6 +112,7 @@ class ResNet(Network, TorchvisionResNet):  # type: ignore[misc]
     relu: nn.Module
     maxpool: nn.Module
     avgpool: nn.Module
+    wavelet: nn.Module | None
 
     def __init__(
         self,
@@ -115,17 +123,22 @@ class ResNet(Network, TorchvisionResNet):  # type: ignore[misc]
         channels: int = 3,
         attention: Literal["none", "se", "cbam"] = "none",
         place: Place = "before_add",
+        stem: Stem = "plain",
         norm: Literal["batch", "group"] = "batch",
         dropout: float = 0.0,
+        **widths: int,
     ) -> None:
-        super().__init__(block, list(layers), num_classes=outputs, norm_layer=NORMS[norm])
+        super().__init__(block, list(layers), num_classes=outputs, norm_layer=NORMS[norm], **widths)
         self.feature_dim = self.fc.in_features
         self.dropout = nn.Dropout(dropout)
         self.relu = nn.ReLU()
+        self._place_wavelet(stem, channels, norm)
+        if stem == "haar":
+            channels = 4 * channels
         if channels != 3:
-            stem = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-            nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-            self.conv1 = stem
+            first = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+            self.conv1 = first
         self._attended = attention != "none" and place == "stage_outputs"
         if attention == "none":
             return
@@ -138,9 +151,25 @@ class ResNet(Network, TorchvisionResNet):  # type: ignore[misc]
                 assert isinstance(child, _Block)
                 child.place_attention(build_attention(attention, width, norm_layer=NORMS[norm]), place)
 
+    def _place_wavelet(self, stem: Stem, channels: int, norm: Literal["batch", "group"]) -> None:
+        self.wavelet = None
+        self._on_features = stem == "haar_features"
+        if stem == "haar":
+            self.wavelet = HaarBands()
+            self.fresh_layers = ("conv1",)
+        elif stem == "haar_attention":
+            self.wavelet = HaarAttention(channels)
+            self.fresh_layers = ("wavelet",)
+        elif stem == "haar_features":
+            self.wavelet = HaarPooling(64, norm_layer=NORMS[norm])
+            self.fresh_layers = ("wavelet",)
+
     def features(self, x: Tensor) -> Tensor:
         """Global average pooling of the last stage: `(N, channels, H, W)` to `(N, feature_dim)`."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        if self.wavelet is not None and not self._on_features:
+            x = self.wavelet(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.wavelet(x) if self.wavelet is not None and self._on_features else self.maxpool(x)
         for index in range(1, 5):
             x = self.get_submodule(f"layer{index}")(x)
             if self._attended:
@@ -149,17 +178,22 @@ class ResNet(Network, TorchvisionResNet):  # type: ignore[misc]
         return pooled.flatten(1)
 
 
-def _build(block: type[BasicBlock] | type[Bottleneck], layers: tuple[int, int, int, int], study: Study) -> ResNet:
+def _build(
+    block: type[BasicBlock] | type[Bottleneck], layers: tuple[int, int, int, int], study: Study, **widths: int
+) -> ResNet:
     model = study.model
+    assert model.norm != "none"  # the registry refuses it
     return ResNet(
         block,
         layers,
         outputs=study.outputs,
         channels=study.preprocessing.channels,
         attention=model.attention,
-        place=model.cbam_at or "before_add",
+        place=model.cbam_at or model.se_at or "before_add",
+        stem=model.stem,
         norm=model.norm,
         dropout=model.dropout,
+        **widths,
     )
 
 
@@ -176,3 +210,8 @@ def resnet34(study: Study) -> Network:
 def resnet50(study: Study) -> Network:
     """ResNet-50 with the study's options, weights drawn from torch's global generator."""
     return _build(Bottleneck, (3, 4, 6, 3), study)
+
+
+def resnext50_32x4d(study: Study) -> Network:
+    """ResNeXt-50 (32x4d) with the study's options, weights drawn from torch's global generator."""
+    return _build(Bottleneck, (3, 4, 6, 3), study, groups=32, width_per_group=4)

@@ -28,6 +28,15 @@ TORCHVISION_WEIGHTS: Mapping[str, str] = {
     "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
     "resnet34": "ResNet34_Weights.IMAGENET1K_V1",
     "resnet50": "ResNet50_Weights.IMAGENET1K_V1",
+    "resnext50_32x4d": "ResNeXt50_32X4D_Weights.IMAGENET1K_V1",
+    "vgg16": "VGG16_Weights.IMAGENET1K_V1",
+    "vgg16_bn": "VGG16_BN_Weights.IMAGENET1K_V1",
+    "googlenet": "GoogLeNet_Weights.IMAGENET1K_V1",
+    "mobilenet_v2": "MobileNet_V2_Weights.IMAGENET1K_V1",
+    "regnet_y_400mf": "RegNet_Y_400MF_Weights.IMAGENET1K_V1",
+    "vit_b_16": "ViT_B_16_Weights.IMAGENET1K_V1",
+    "efficientnet_b0": "EfficientNet_B0_Weights.IMAGENET1K_V1",
+    "efficientnet_b3": "EfficientNet_B3_Weights.IMAGENET1K_V1",
 }
 
 #: Longest silence of the server, and longest time of the whole download, in seconds.
@@ -132,17 +141,21 @@ def _keep(content: bytes, path: Path) -> None:
 def fit_weights(network: Network, weights: Mapping[str, Tensor]) -> frozenset[str]:
     """Load `weights` into `network`; returns the names of the network's tensors that were filled.
 
-    `fc` of another shape is left as it was initialised, and so is an attention module of which the weights hold nothing. Raises
-    WeightsError naming every other tensor that is missing, unexpected, of another shape or not finite.
+    The head and the network's `fresh_layers` are left as they were initialised where the weights lack them or have another shape, and so
+    is an attention module of which the weights hold nothing. Raises WeightsError naming every other tensor that is missing, unexpected,
+    of another shape or not finite.
     """
     own = network.state_dict()
-    given = dict(weights)
-    head = [name for name in own if name.startswith("fc.")]
-    if any(name not in given or given[name].shape != own[name].shape for name in head):
-        for name in head:
-            given.pop(name, None)
+    given = network.adapted(weights)
+    replaceable: list[str] = []
+    for layer in (network.head_name, *network.fresh_layers):
+        names = [name for name in own if name.startswith(f"{layer}.")]
+        replaceable.extend(names)
+        if any(name not in given or given[name].shape != own[name].shape for name in names):
+            for name in names:
+                given.pop(name, None)
     optional = {
-        *head,
+        *replaceable,
         *(name for name in own if name.endswith("num_batches_tracked")),  # older files lack these counters
         *(name for name in own if _of_fresh_attention(network, name, given)),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,3 +93,35 @@ def test_the_published_tables_hold_enough_for_the_papers_500_and_500(name: str) 
     assert np.bincount(cohort.labels).tolist() == [500, 500]
     shares = [len(cohort.parts[part]) / 1000 for part in PARTS]
     assert shares == pytest.approx([0.70, 0.15, 0.15], abs=0.04)
+
+
+def test_wa_resnet50_and_its_comparisons_have_the_papers_hyper_parameters_and_differ_in_the_model_only() -> None:
+    values = []
+    for name in ("cbis_ddsm_wa_resnet50", "cbis_ddsm_resnet50", "cbis_ddsm_cnn_vit"):
+        study = load_study(ROOT / "configs" / f"{name}.yaml")
+        assert study.federation.rounds * study.training.local_epochs == 100
+        assert (study.training.learning_rate, study.training.batch_size) == (1e-4, 16)
+        assert (study.preprocessing.size, study.outputs) == (224, 2)
+        values.append(without(study.to_data(), "name", "title", "description", "model"))
+    assert values[0] == values[1] == values[2]
+    model = load_study(ROOT / "configs" / "cbis_ddsm_wa_resnet50.yaml").model
+    assert (model.name, model.stem, model.attention, model.se_at) == ("resnet50", "haar", "se", "after_block")
+
+
+def test_the_dicom_comparison_has_the_papers_hyper_parameters_and_differs_in_the_model_only() -> None:
+    values = []
+    for name in ("resnet50", "resnet50_untrained", "vgg16", "cnn_vit", "googlenet"):
+        study = load_study(ROOT / "configs" / f"dicom_{name}.yaml")
+        assert study.federation.rounds * study.training.local_epochs == 30
+        assert (study.training.optimiser, study.training.learning_rate, study.training.batch_size) == ("adam", 1e-4, 32)
+        assert (study.training.loss, study.preprocessing.size) == ("binary_cross_entropy", 224)
+        assert (study.augmentation.translate, study.augmentation.rotation_degrees) == (0.08, 7)
+        assert study.data.split.train + study.data.split.validation == pytest.approx(0.8)
+        assert study.data.split.validation == pytest.approx(0.2 * 0.8)
+        data = without(study.to_data(), "name", "title", "description", "model")
+        values.append({**data, "preprocessing": without(data["preprocessing"], "normalise")})
+    assert all(value == values[0] for value in values)
+
+
+def without(data: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in keys}

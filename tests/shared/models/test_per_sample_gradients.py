@@ -9,7 +9,12 @@ from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from shared.models.attention import build_attention, group_norm
+from shared.models.cnn_vit import CnnViT
+from shared.models.rcdnet import ResidualCbamBlock
 from shared.models.resnet import BasicBlock, Bottleneck, ResNet
+from shared.models.unet import Block
+from shared.models.vit import VisionTransformer
+from shared.models.wavelet import HaarAttention, HaarPooling
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 
@@ -61,3 +66,29 @@ def test_a_whole_network_down_to_a_single_pixel() -> None:
         BasicBlock, (1, 1, 1, 1), outputs=2, norm="group", attention="cbam", place="stage_outputs", dropout=0.0
     )
     assert_hooks_equal_a_loop(network, images(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        HaarAttention(6),
+        HaarPooling(6, norm_layer=group_norm),
+        ResidualCbamBlock(6, 16, stride=2, norm_layer=group_norm),
+        Block(6, 4, norm_layer=group_norm, split=True),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_of_the_papers(layer: nn.Module) -> None:
+    torch.manual_seed(1)
+    stem = nn.Conv2d(3, 6, 3, padding=1)
+    width = layer(torch.rand(1, 6, 10, 10)).shape[1]
+    assert_hooks_equal_a_loop(
+        nn.Sequential(stem, layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 2)), images(3, 3, 10, 10)
+    )
+
+
+def test_transformers() -> None:
+    torch.manual_seed(1)
+    small = VisionTransformer(outputs=2, size=32, depth=2, heads=2, width=12, hidden=24)
+    assert_hooks_equal_a_loop(small, images(3, 3, 32, 32))
+    assert_hooks_equal_a_loop(CnnViT(outputs=2, size=32, norm="group"), images(2, 3, 32, 32))
