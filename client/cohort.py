@@ -131,6 +131,7 @@ def _opened(
         study=study.digest(),
         images=str(getattr(store.images, "filename", "")),
         keys=tuple(record.key for record in cohort.records),
+        files=tuple((record.image, *record.masks) for record in cohort.records),
         labels=cohort.labels,
         patients=cohort.patients,
         tags=tuple(tags.tag(record.patient) for record in cohort.records),

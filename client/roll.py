@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -23,13 +24,14 @@ _FILE = "cohort.npz"
 class Roll:
     """N rows of the prepared images in the file `images`; `parts` hold ascending rows, of readable images only.
 
-    `labels` (N,) are class indices, `patients` (N,) codes, `tags` the patients' (`client.withdrawn`), `readable` (N,) bool. A row of a
-    patient who has withdrawn since is empty, and in no part.
+    `labels` (N,) are class indices, `patients` (N,) codes, `tags` the patients' (`client.withdrawn`), `readable` (N,) bool, `files` each
+    record's image and then its masks. A row of a patient who has withdrawn since is empty, and in no part.
     """
 
     study: str
     images: str
     keys: tuple[str, ...]
+    files: tuple[tuple[Path, ...], ...]
     labels: NDArray[np.int64]
     patients: NDArray[np.int64]
     tags: tuple[str, ...]
@@ -66,6 +68,7 @@ class Roll:
         return replace(
             self,
             keys=tuple("" if empty else key for key, empty in zip(self.keys, gone, strict=True)),
+            files=tuple(() if empty else files for files, empty in zip(self.files, gone, strict=True)),
             tags=tuple("" if empty else tag for tag, empty in zip(self.tags, gone, strict=True)),
             labels=labels,
             patients=patients,
@@ -83,6 +86,7 @@ def load_roll(run_folder: Path) -> Roll | None:
                 study=str(stored["study"]),
                 images=str(stored["images"]),
                 keys=tuple(stored["keys"].tolist()),
+                files=tuple(tuple(Path(path) for path in json.loads(row)) for row in stored["files"].tolist()),
                 labels=stored["labels"],
                 patients=stored["patients"],
                 tags=tuple(stored["tags"].tolist()),
@@ -101,6 +105,7 @@ def save_roll(run_folder: Path, roll: Roll) -> None:
         "study": np.array(roll.study),
         "images": np.array(roll.images),
         "keys": np.array(roll.keys, dtype=np.str_),
+        "files": np.array([json.dumps([str(path) for path in files]) for files in roll.files], dtype=np.str_),
         "labels": roll.labels,
         "patients": roll.patients,
         "tags": np.array(roll.tags, dtype=np.str_),

@@ -24,6 +24,7 @@ from client.evaluation import evaluate, network_predictions
 from client.features import PartFeatures
 from client.gate import Result, Task
 from client.kept_scores import load_scores
+from client.lesion_heat import HeatMaps
 from client.noised_evaluation import noised_evaluation
 from client.own_runs import keep_figures, on_record
 from client.page import write_page
@@ -356,6 +357,7 @@ def _keep(bench: _Bench, parts: dict[Part, PartFeatures], evaluated: Evaluated) 
         scores=load_scores(_scores(bench, task.instruction.model_digest)),
         seed=derived_seed("page", task.study.seed, task.profile.site),
         image_of=_pictures(bench),
+        heat=_heat(bench),
     )
 
 
@@ -387,6 +389,19 @@ def _pictures(bench: _Bench) -> Callable[[int], np.ndarray[tuple[int, ...], np.d
         return np.asarray(stored, dtype=np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
 
     return picture
+
+
+def _heat(bench: _Bench) -> HeatMaps | None:
+    """Where the network as it is now looks, for the hospital's own page; None where it has no feature map."""
+    rows, study = bench.cohort.parts["test"], bench.task.study
+    batches = bench.batches("test")
+    return HeatMaps.of(
+        bench.network,
+        lambda some: batches.of_rows(rows[np.asarray(some, dtype=np.int64)])[0],
+        files=[bench.cohort.roll.files[row] for row in rows],
+        recipe=study.preprocessing,
+        positive_index=study.task.positive_index,
+    )
 
 
 def _defined(value: float) -> float | None:
