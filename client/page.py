@@ -88,6 +88,8 @@ def write_page(
         "site": profile.site,
         "site_title": profile.title,
         "synthetic": profile.data.synthetic,
+        "external": profile.role == "external_test",
+        "artificial": profile.data.part,
         "stand_in": profile.data.patient_stand_in,
         "run": run,
         "study": study,

@@ -66,6 +66,9 @@ whoever shows the page, or a figure of it, to somebody else releases something t
 <p class="soft">{{ site_title }} ({{ site }}), run {{ run }}</p>
 <h1>{{ study.title }}</h1>
 <p>{{ headline }}</p>
+{% if external %}<p class="soft">External test: this hospital never trained, and all its patients are test patients. The SVM is fitted where a hospital trains, so there is none here.</p>{% endif %}
+{% if artificial %}<p class="banner synthetic"><strong>Artificial division.</strong> This site is part {{ artificial.index + 1 }} of {{ artificial.of }} of one published data set: no such hospital exists, and differences between
+the parts are chance.</p>{% endif %}
 {% if stand_in %}<p class="soft">The data has no patient id: <code>{{ stand_in }}</code> stands in for the patient wherever this page says patient.</p>{% endif %}
 
 <div class="figures">

@@ -171,6 +171,8 @@ def _prepare(bench: _Bench) -> Prepared:
         unreadable=None if private else bench.cohort.roll.unreadable,
         synthetic=task.profile.data.synthetic,
         patient_stand_in=task.profile.data.patient_stand_in,
+        external=task.profile.role == "external_test",
+        artificial_part=task.profile.data.part,
         device=device_name(bench.device),
         precision=bench.precision,
         memory_format=bench.memory_format,
@@ -322,7 +324,8 @@ def _evaluate(bench: _Bench) -> Result:
     task, study = bench.task, bench.task.study
     _show(task, "evaluate", 0, 0)
     parts = {part: bench.features(part) for part in PARTS}
-    noise = noised_evaluation(parts, study) if study.privacy is not None else None
+    external = task.profile.role == "external_test"
+    noise = noised_evaluation(parts, study, external=external) if study.privacy is not None else None
     try:
         evaluated = _evaluated(bench, parts, begun)
         _keep(bench, parts, evaluated)
@@ -373,6 +376,7 @@ def _evaluated(bench: _Bench, parts: dict[Part, PartFeatures], begun: float) -> 
         baseline=_scores(bench, earlier) if earlier is not None else None,
         keep_scores=_scores(bench, task.instruction.model_digest),
         features_seconds=time.perf_counter() - begun,
+        external=task.profile.role == "external_test",
     )
 
 
