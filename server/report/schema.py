@@ -164,9 +164,12 @@ class DataReport(Strict):
     patient_stand_in: str | None = Field(
         description="the id that stands in for the patient, where the data has no patient id; null where it has"
     )
-    external: bool = Field(description="whether the hospital never trained and tested the final model as an outsider")
+    external: bool = Field(
+        default=False, description="whether the hospital never trained and tested the final model as an outsider"
+    )
     artificial_part: ArtificialPart | None = Field(
-        description="which part of a published set that was cut up to stand for several hospitals; null for a hospital's own data"
+        default=None,
+        description="which part of a published set that was cut up to stand for several hospitals; null for a hospital's own data",
     )
 
 
@@ -291,9 +294,12 @@ class Report(Strict):
     synthetic_sites: list[str]
     stand_ins: dict[str, str] = Field(description="by site, the id that stands in for the patient")
     external_sites: list[str] = Field(
-        description="hospitals of the external test: they never trained, and are in no pooled figure"
+        default_factory=list,
+        description="hospitals of the external test: they never trained, and are in no pooled figure",
     )
-    artificial_sites: list[str] = Field(description="sites whose data is a part of a set that was divided artificially")
+    artificial_sites: list[str] = Field(
+        default_factory=list, description="sites whose data is a part of a set that was divided artificially"
+    )
     sites: dict[str, SiteReport]
     pooled: Pooled = Field(description="all hospitals that trained, together")
     rounds: list[RoundReport]

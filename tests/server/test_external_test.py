@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import pytest
 from example_run import write_example_run
+from private_run import write_private_run
+from rich.console import Console
 from test_rounds import SITES, FakeSite, Federation, quick  # noqa: F401  (the fixture shortens the waits)
 
 from benchmarks.bare_run import evaluated_answer, prepared_answer
+from server.comparison import comparison, side_of
+from server.documents.model_card import model_card
+from server.documents.rendering import markdown
+from server.learned import questions_of_run
 from server.report import build_report
 from server.report.page import render
 from server.report.words import all_hospitals, summary
@@ -155,3 +162,33 @@ def test_its_evaluation_alone_is_no_evaluation_of_those_who_trained(tmp_path: Pa
     report = build_report(federation.folder)
     assert report.pooled.network is None
     assert any("External test: at clara" in one.text for one in summary(report))
+
+
+def test_what_all_hospitals_are_asked_is_asked_of_those_who_trained(tmp_path: Path) -> None:
+    with_it = {one.text: one for one in questions_of_run(write_example_run(tmp_path / "run", external=("hill",)))}
+    alone = {one.text: one for one in questions_of_run(write_example_run(tmp_path / "a", sites=("north", "harbour")))}
+    assert with_it.keys() - alone.keys() == {"hill: its network is above chance"}
+    assert all(with_it[text] == one for text, one in alone.items())
+
+
+def test_documents_and_comparison_name_it_as_an_external_test(tmp_path: Path) -> None:
+    folder = write_example_run(tmp_path / "run", external=("hill",), artificial=True)
+    report = build_report(folder)
+    card = markdown(model_card(report))
+    assert "hill (external test)" in card and "All hospitals that trained" in card
+    assert "hill never trained and tested the model as an outsider" in card
+    assert "Artificial division (harbour, hill and north)" in card
+    console = Console(file=io.StringIO(), width=200)
+    console.print(comparison([side_of(folder.path), side_of(folder.path)]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "hill (external test)" in text and "all that trained" in text
+
+
+def test_a_private_run_charges_it_with_what_it_released(tmp_path: Path) -> None:
+    folder = write_private_run(tmp_path / "run", external=("north",))
+    report = build_report(folder)
+    assert report.privacy is not None and report.pooled.network is not None
+    assert report.pooled.network.sites == ["harbour"]
+    sites = report.privacy.sites
+    assert sites["north"].epsilon == pytest.approx(1.0, rel=0.01) and sites["harbour"].epsilon > 1.5
+    assert "External test: at north, which never trained, the network has balanced accuracy" in render(report)
