@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 
 #: In the order in which they are printed: short ones first.
-NAMES = ("server_memory", "input_pipeline", "training_step", "private_training", "phantom_shortcuts", "round_overhead")
+NAMES = (
+    "server_memory",
+    "input_pipeline",
+    "training_step",
+    "private_training",
+    "phantom_shortcuts",
+    "audit_time",
+    "round_overhead",
+)
 
 
 def main() -> int:

@@ -1,13 +1,16 @@
 """The lifetime budget: what each patient was charged so far, and whether a run may be added to it.
 
 A patient is known again by the keyed tag of the id, and by the keyed digests of the images' pixels: a dataset that was renamed, copied
-or given new ids has no new budget. What overlapping cohorts were charged adds up, patient by patient, as Rényi divergences.
+or given new ids has no new budget. Tags that share an image, directly or over others, are one patient. What overlapping cohorts were
+charged adds up, patient by patient, as Rényi divergences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +22,7 @@ from client.withdrawn import Tags
 from shared.errors import BudgetError
 from shared.exact import as_float, exact
 from shared.ledger.entries import Budget, Lifetime
-from shared.ledger.rules import Rules
+from shared.ledger.rules import Rules, RunOnLedger
 from shared.ledger.spending import charged_events, vector_of
 from shared.privacy.mechanisms import Event
 from shared.privacy.orders import ORDERS
@@ -80,7 +83,7 @@ def require_bounded(study: Study, lifetime: Lifetime | None) -> None:
             "the study is private, but this hospital has set no lifetime budget: policy.lifetime of the profile (epsilon and delta)"
         )
     alone = epsilon_of_vector(vector_of(study_events(study)), as_float(lifetime.delta))
-    if alone > as_float(lifetime.epsilon):
+    if _beyond(alone, lifetime):
         raise BudgetError(
             f"the run alone costs epsilon {alone:.4f} (RDP, delta {lifetime.delta}), but the lifetime budget is {lifetime.epsilon}"
         )
@@ -100,7 +103,7 @@ def require_budget(
     `apart_from` is a run that `events` stand for as a whole. Raises BudgetError where it is more than the lifetime's, LedgerError where
     nobody can know what was spent.
     """
-    delta, limit = as_float(lifetime.delta), as_float(lifetime.epsilon)
+    delta = as_float(lifetime.delta)
     added = vector_of(events)
     worst = epsilon_of_vector(added, delta)
     history: tuple[str, ...] = ()
@@ -108,7 +111,7 @@ def require_budget(
         reached = epsilon_of_vector(group.vector + added, delta)
         if reached > worst:
             worst, history = reached, group.runs
-    if worst > limit:
+    if _beyond(worst, lifetime):
         spent = f"; what was spent before is of {_named(history)}" if history else ""
         raise BudgetError(
             f"this would bring a patient to epsilon {worst:.4f} (RDP, delta {lifetime.delta}), but the lifetime budget is "
@@ -123,26 +126,23 @@ def groups(
     patients: Mapping[str, frozenset[str]],
     *,
     apart_from: str | None = None,
+    events_of: Callable[[RunOnLedger], list[Event] | None] = charged_events,
 ) -> list[Group]:
-    """`patients` by the runs that they were in. Raises LedgerError where a cohort's list is missing or damaged."""
+    """`patients` by the runs that they were in, each patient once. Raises LedgerError where a cohort's list is missing or damaged.
+
+    `events_of` a run are what it is charged with; None where it has no bound.
+    """
     key = Tags.of(folder)
-    lists: dict[str, CohortList] = {}
-    histories: dict[str, list[str]] = {tag: [] for tag in patients}
-    vectors: dict[str, NDArray[np.float64]] = {}
-    without: set[str] = set()
-    for name, run in rules.runs.items():
-        if name == apart_from:
-            continue
-        root = run.reserve.cohort
-        if root not in lists:
-            lists[root] = read_list(folder, root, key)
-        for tag in lists[root].among(patients):
-            histories[tag].append(name)
-        events = charged_events(run)
-        if events is None:
-            without.add(name)
-        else:
-            vectors[name] = vector_of(events)
+    runs = {name: run for name, run in rules.runs.items() if name != apart_from}
+    lists = {root: read_list(folder, root, key) for root in dict.fromkeys(run.reserve.cohort for run in runs.values())}
+    known = _Persons([*lists.values(), CohortList(patients)])
+    members = {root: {known.person(tag) for tag in one.patients} for root, one in lists.items()}
+    histories: dict[str, list[str]] = {known.person(tag): [] for tag in patients}
+    for name, run in runs.items():
+        for person in members[run.reserve.cohort] & histories.keys():
+            histories[person].append(name)
+    events = {name: events_of(run) for name, run in runs.items()}
+    vectors = {name: vector_of(found) for name, found in events.items() if found is not None}
     counts: dict[tuple[str, ...], int] = {}
     for history in histories.values():
         counts[tuple(history)] = counts.get(tuple(history), 0) + 1
@@ -150,12 +150,37 @@ def groups(
     return [
         Group(
             runs=history,
-            unbounded=tuple(name for name in history if name in without),
+            unbounded=tuple(name for name in history if name not in vectors),
             vector=sum((vectors[name] for name in history if name in vectors), nothing),
             patients=count,
         )
         for history, count in counts.items()
     ]
+
+
+class _Persons:
+    """Who is one patient: tags and images that hang together over any list."""
+
+    def __init__(self, lists: Iterable[CohortList]) -> None:
+        self._above: dict[str, str] = {}
+        for one in lists:
+            for tag, images in one.patients.items():
+                for image in images:
+                    self._join(tag, image)
+
+    def person(self, name: str) -> str:
+        """One of the tags and images that hang together with `name`, the same for all of them."""
+        top = name
+        while (above := self._above.get(top, top)) != top:
+            top = above
+        while (above := self._above.get(name, name)) != top:  # the next search is a short one
+            self._above[name], name = top, above
+        return top
+
+    def _join(self, one: str, other: str) -> None:
+        first, second = self.person(one), self.person(other)
+        if first != second:
+            self._above[second] = first
 
 
 def everybody(rules: Rules, folder: SiteFolder) -> dict[str, frozenset[str]]:
@@ -166,6 +191,11 @@ def everybody(rules: Rules, folder: SiteFolder) -> dict[str, frozenset[str]]:
         for tag, images in read_list(folder, root, key).patients.items():
             found[tag] = found.get(tag, frozenset()) | images
     return found
+
+
+def _beyond(epsilon: float, lifetime: Lifetime) -> bool:
+    """As the ledger's rules compare: what would be written, as a fraction."""
+    return not math.isfinite(epsilon) or Fraction(repr(epsilon)) > Fraction(lifetime.epsilon)
 
 
 def _named(runs: Iterable[str]) -> str:

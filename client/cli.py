@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client import cli_consent, cli_joining, cli_ledger, cli_machine, cli_privacy, cli_records
+from client import cli_budget, cli_consent, cli_joining, cli_keys, cli_ledger, cli_machine, cli_privacy, cli_records
 from shared.command import run_command
 
 app = typer.Typer(
@@ -106,6 +106,10 @@ app.command()(cli_records.status)
 app.command()(cli_records.results)
 app.command()(cli_records.withdraw)
 app.command()(cli_ledger.ledger)
+app.command()(cli_budget.budget)
+app.command()(cli_budget.close)
+app.command()(cli_keys.rotate_key)
+app.command()(cli_keys.revoke_key)
 app.command()(cli_machine.doctor)
 app.command()(cli_machine.gateway)
 app.command()(cli_machine.service)

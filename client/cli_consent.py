@@ -66,11 +66,14 @@ def approve(
     from client.approvals import approve, published_study
     from client.policy import require_within
     from client.publications import weights_folder
+    from client.review_privacy import require_allowed
     from client.site_folder import SiteFolder
 
     site = SiteFolder(folder)
     publication = _taken_in(site, study)
-    require_within(published_study(publication), site.profile().policy)
+    asked, profile = published_study(publication), site.profile()
+    require_within(asked, profile.policy)
+    require_allowed(asked, profile, site)
     made = approve(
         site,
         publication,

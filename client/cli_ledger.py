@@ -55,8 +55,10 @@ def ledger(
     chain = found[0]
     if lines:
         Console().print(_table(lines))
+    first, present = chain.links[0].signer, chain.key or chain.links[0].signer
+    rotated = f", later by the key it passed on to, now {present.spoken}" if present != first else ""
     _say(
-        f"{len(chain.links)} entries since {chain.links[0].entry.at}, all signed by this site ({chain.links[0].signer.spoken}); verified."
+        f"{len(chain.links)} entries since {chain.links[0].entry.at}, all signed by this site ({first.spoken}{rotated}); verified."
     )
     if chain.torn:
         _say("The last line was cut off while it was written; it is dropped at the next entry. Its act had not begun.")
@@ -66,27 +68,16 @@ def ledger(
 
 def _table(lines: list[RunLine]) -> Table:
     table = Table(title="Released of our patients", title_justify="left")
-    for title in (
-        "run",
-        "study",
-        "patients (cohort)",
-        "rounds begun",
-        "updates left",
-        "evaluations left",
-        "state",
-        "privacy",
-    ):
-        table.add_column(title, overflow="fold")
+    for title, least in (("run", 13), ("study", 8), ("patients", 8), ("rounds", 7), ("released", 11), ("privacy", 10)):
+        table.add_column(title, overflow="fold", min_width=least)
     for one in lines:
         again = one.attempts - len(one.started)
         table.add_row(
-            one.run,
-            f"{one.study} ({one.study_digest[:12]})",
-            f"{one.patients} ({one.cohort[:12]})",
-            f"{len(one.started)} of {one.rounds}" + (f", {again} begun again" if again else ""),
-            str(len(one.settled)),
-            str(one.evaluations),
-            "closed" if one.closed else "open",
+            f"{one.run}\n{'closed' if one.closed else 'open'}",
+            f"{one.study}\n{one.study_digest[:8]}",
+            f"{'private' if one.patients is None else one.patients}\n{one.cohort[:8]}",
+            f"{len(one.started)} of {one.rounds}\nbegun" + (f", {again}\nagain" if again else ""),
+            f"{len(one.settled)} updates\n{one.evaluations} evaluation{'' if one.evaluations == 1 else 's'}",
             one.mechanism,
         )
     return table

@@ -136,6 +136,7 @@ def _opened(
         labels=cohort.labels,
         patients=cohort.patients,
         tags=tuple(tags.tag(record.patient) for record in cohort.records),
+        pixels=tuple(tags.image(pixels) if pixels else "" for pixels in store.pixels),
         readable=store.readable,
         parts={part: rows[store.readable[rows]] for part, rows in cohort.parts.items()},
         left_out=cohort.left_out,

@@ -2,12 +2,13 @@
 
 cohorts/ROOT.json   mode 0600; ROOT is the Merkle root that stands in the ledger
 
-The same patients give the same root, whatever the folder or the file names of their images: the tags are of the ids alone.
+The same patients give the same root, whatever the folder or the file names of their images: the tags are of the ids alone. Beside each
+tag stand keyed digests of the pixels of the patient's images, by which the patient is known under another id. Both stay when a patient
+withdraws: they name nobody, and without them a copy under another id would have a new budget.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,10 +37,9 @@ class CohortList:
 
     patients: Mapping[str, frozenset[str]]
 
-    def among(self, others: Mapping[str, frozenset[str]]) -> set[str]:
-        """Which of `others` are of this cohort: by their own tag, or by an image that somebody of the cohort has."""
-        images = frozenset().union(*self.patients.values())
-        return {tag for tag, theirs in others.items() if tag in self.patients or not images.isdisjoint(theirs)}
+    def lacks(self, others: Mapping[str, frozenset[str]]) -> bool:
+        """Whether `others` have images that are not on this list."""
+        return any(not images <= self.patients.get(tag, frozenset()) for tag, images in others.items())
 
 
 def root_of(tags: Iterable[str], key: Tags) -> str:
@@ -48,16 +48,20 @@ def root_of(tags: Iterable[str], key: Tags) -> str:
 
 
 def keep_list(folder: SiteFolder, root: str, patients: Mapping[str, frozenset[str]]) -> None:
-    """Raises StorageError."""
+    """The list of all of the cohort's patients; what is known of their images only grows.
+
+    Raises StorageError, LedgerError where there is one that is damaged.
+    """
     path = _path(folder, root)
     try:
         path.parent.mkdir(exist_ok=True, mode=0o700)
     except OSError as problem:
         raise StorageError(f"{path.parent}: can't be made: {problem.strerror or problem}") from None
-    if path.exists():  # what is known of a patient's images only grows
-        with contextlib.suppress(LedgerError):
-            before = read_list(folder, root, Tags.of(folder)).patients
-            patients = {tag: images | before.get(tag, frozenset()) for tag, images in patients.items()}
+    if path.exists():
+        before = read_list(folder, root, Tags.of(folder)).patients
+        patients = {tag: images | patients.get(tag, frozenset()) for tag, images in before.items()}
+        if patients == before:
+            return
     images = {tag: sorted(digests) for tag, digests in sorted(patients.items()) if digests}
     write_private(path, _File(tags=sorted(patients), images=images).model_dump_json().encode())
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from client.ledger import settle_rotation
 from client.site_folder import Coordinator, SiteFolder
 from shared.documents import Admission, JoinRequest, read_admission, write_document
 from shared.errors import DocumentError, FingerprintError, InputError
@@ -30,7 +31,9 @@ def write_request(folder: SiteFolder, out: Path) -> JoinRequest:
 
     Raises InputError where a key is missing or no pair, StorageError.
     """
-    profile, key = folder.profile(), folder.signing_key()
+    profile = folder.profile()
+    settle_rotation(folder)
+    key = folder.signing_key()
     public = folder.path / "keys" / "signing.pub"
     if _read_text(public).strip() != str(key.public):
         raise InputError(

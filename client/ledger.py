@@ -11,11 +11,9 @@ of its own, so verifying every signature each time would make rounds slower as t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,9 +21,10 @@ from pathlib import Path
 from typing import TypedDict
 
 from client.data.cache_files import sync_folder
+from client.ledger_files import FILE, HEAD, append, kept_head, locked, read_file, write_head
 from client.site_folder import SiteFolder
 from client.withdrawn import Tags
-from shared.errors import LedgerError, SignatureError, StorageError
+from shared.errors import LedgerError, StorageError
 from shared.exact import exact
 from shared.ledger.chain import (
     Chain,
@@ -33,9 +32,7 @@ from shared.ledger.chain import (
     payload_of,
     payloads_holding,
     read_chain,
-    read_head,
     require_sound,
-    seal_head,
 )
 from shared.ledger.entries import ENTRY, Entry, Genesis, Lifetime, entry_of
 from shared.ledger.rules import Rules, RunOnLedger
@@ -44,8 +41,6 @@ from shared.private_file import write_private
 from shared.signing import SigningKey, payload_digest, seal, unseal
 
 log = logging.getLogger("consilium.site")
-
-_FILE, _HEAD, _LOCK = "ledger.jsonl", "ledger.head", "ledger.lock"
 
 
 class Place(TypedDict):
@@ -104,7 +99,7 @@ class OpenLedger:
     def add(self, entry: Entry) -> None:
         """Raises LedgerError where it may not come next."""
         if (problem := self.rules.problem(entry)) is not None:
-            raise LedgerError(f"{self.folder.path / _FILE}: {problem}")
+            raise LedgerError(f"{self.folder.path / FILE}: {problem}")
         self.rules.take(entry)
         line = seal(ENTRY, entry.model_dump(mode="json"), self.key)
         self._lines.append(line)
@@ -115,9 +110,9 @@ class OpenLedger:
         if not self._lines or self.digest is None:
             return
         block = "".join(f"{line}\n" for line in self._lines).encode()
-        _append(self.folder.path / _FILE, len(self.whole), block)
+        append(self.folder.path / FILE, len(self.whole), block)
         self.whole, self._lines = self.whole + block, []
-        _write_head(self.folder, self.key, self.seq - 1, self.digest, self.whole)
+        write_head(self.folder, self.key, self.seq - 1, self.digest, self.whole)
 
 
 def run_cohort(rules: Rules, run: str) -> str | None:
@@ -132,8 +127,8 @@ def open_ledger(folder: SiteFolder, run: str) -> Iterator[OpenLedger]:
 
     Raises LedgerError where it is not sound, is shorter than it was, or belongs to another key; StorageError, InputError.
     """
-    with _locked(folder):
-        key = folder.signing_key()
+    with locked(folder):
+        key = _present_key(folder)
         ledger = _opened(folder, key, run)
         tags = Tags.of(folder)
         commitment = hashlib.sha256(tags.key).hexdigest()
@@ -167,9 +162,9 @@ def read_ledger(folder: SiteFolder) -> tuple[Chain, bytes] | None:
     Raises LedgerError, StorageError, InputError.
     """
     folder.profile()
-    with _locked(folder):
-        key = folder.signing_key()
-        data, head = _read(folder), _head(folder, key)
+    with locked(folder):
+        key = _present_key(folder)
+        data, head = read_file(folder), kept_head(folder, key)
         if not data and head is None:
             return None
         chain = _verified(folder, key, data, head)
@@ -178,7 +173,7 @@ def read_ledger(folder: SiteFolder) -> tuple[Chain, bytes] | None:
 
 def lines_on_file(folder: SiteFolder) -> list[str]:
     """The sealed entries as they stand in the file, none of them verified. Raises LedgerError."""
-    return _read(folder).decode("ascii", errors="replace").splitlines()
+    return read_file(folder).decode("ascii", errors="replace").splitlines()
 
 
 def accept_as_newest(folder: SiteFolder) -> int:
@@ -186,20 +181,62 @@ def accept_as_newest(folder: SiteFolder) -> int:
 
     Raises LedgerError where the ledger is not sound, or a head is there: an older ledger is never accepted against it.
     """
-    with _locked(folder):
-        key = folder.signing_key()
-        if _head(folder, key) is not None:
-            raise LedgerError(f"{folder.path / _HEAD}: is there; only in the place of a lost one is a new one written")
-        data = _read(folder)
+    with locked(folder):
+        key = _present_key(folder)
+        if kept_head(folder, key) is not None:
+            raise LedgerError(f"{folder.path / HEAD}: is there; only in the place of a lost one is a new one written")
+        data = read_file(folder)
         chain = read_chain(data)
         _require_ours(chain, key, folder)
         last = chain.links[-1]
-        _write_head(folder, key, last.entry.seq, last.digest, data[: len(data) - len(chain.torn)])
+        write_head(folder, key, last.entry.seq, last.digest, data[: len(data) - len(chain.torn)])
         return len(chain.links)
 
 
+def settle_rotation(folder: SiteFolder) -> bool:
+    """Bring a rotation of the signing key to its end that was cut off, or take it back; whether the key is another one now.
+
+    Raises LedgerError, StorageError, InputError.
+    """
+    if not waiting_key(folder).exists():
+        return False
+    before = folder.signing_key().public
+    with locked(folder):
+        return _present_key(folder).public != before
+
+
+def waiting_key(folder: SiteFolder) -> Path:
+    """Where the next signing key lies as long as a rotation goes on; what happens to it, ROTATE on disk decides."""
+    return folder.path / "keys" / "signing.key.next"
+
+
+def _present_key(folder: SiteFolder) -> SigningKey:
+    """The key that signs the next entry. Where a rotation was cut off, it is ended here: each step can be done again."""
+    key, waiting = folder.signing_key(), waiting_key(folder)
+    if not waiting.exists():
+        return key
+    following, data = SigningKey.load(waiting), read_file(folder)
+    chain = read_chain(data)
+    try:
+        if chain.key is None or chain.key.raw != following.public.raw:
+            kept_head(folder, key)  # one that the next key has signed says that ROTATE was on disk, and is lost now
+            waiting.unlink()
+            return key
+        chain = _verified(folder, following, data, kept_head(folder, key, following))
+        last = chain.links[-1]
+        write_head(folder, following, last.entry.seq, last.digest, data[: len(data) - len(chain.torn)])
+        write_private(folder.path / "keys" / "signing.pub", f"{following.public}\n".encode())
+        waiting.replace(waiting.with_suffix(""))
+        sync_folder(waiting.parent)
+    except OSError as problem:
+        raise StorageError(
+            f"{waiting}: can't take the place of the key before: {problem.strerror or problem}"
+        ) from None
+    return following
+
+
 def _opened(folder: SiteFolder, key: SigningKey, run: str) -> OpenLedger:
-    data, head = _read(folder), _head(folder, key)
+    data, head = read_file(folder), kept_head(folder, key)
     whole = data[: data.rfind(b"\n") + 1]
     torn = data[len(whole) :]
     if torn:
@@ -212,7 +249,7 @@ def _opened(folder: SiteFolder, key: SigningKey, run: str) -> OpenLedger:
         return OpenLedger(folder, key, Rules(), 0, None, b"")
     chain = _verified(folder, key, data, head)
     last = chain.links[-1]
-    _write_head(folder, key, last.entry.seq, last.digest, whole)
+    write_head(folder, key, last.entry.seq, last.digest, whole)
     return OpenLedger(folder, key, chain.rules, last.entry.seq + 1, last.digest, whole)
 
 
@@ -230,11 +267,11 @@ def _rules_of(whole: bytes, run: str) -> Rules:
 def _verified(folder: SiteFolder, key: SigningKey, data: bytes, head: Head | None) -> Chain:
     """Every signature. Raises LedgerError."""
     chain = read_chain(data)
-    path = folder.path / _FILE
+    path = folder.path / FILE
     if head is None:
         if len(chain.links) > 1:
             raise LedgerError(
-                f"{folder.path / _HEAD}: missing, so nobody knows whether {path} is the newest; put it back, or, where the ledger is "
+                f"{folder.path / HEAD}: missing, so nobody knows whether {path} is the newest; put it back, or, where the ledger is "
                 "surely complete, run consilium-site ledger with --accept-as-newest"
             )
     elif head.seq >= len(chain.links) and not chain.faults:
@@ -253,7 +290,7 @@ def _verified(folder: SiteFolder, key: SigningKey, data: bytes, head: Head | Non
 
 
 def _require_ours(chain: Chain, key: SigningKey, folder: SiteFolder) -> None:
-    path = folder.path / _FILE
+    path = folder.path / FILE
     site = folder.profile().site
     require_sound(chain, str(path))
     if not chain.links:
@@ -262,75 +299,3 @@ def _require_ours(chain: Chain, key: SigningKey, folder: SiteFolder) -> None:
         raise LedgerError(
             f"{path}: the ledger of {chain.genesis.site} under another key than keys/signing.key; put this site's own back"
         )
-
-
-def _read(folder: SiteFolder) -> bytes:
-    path = folder.path / _FILE
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as problem:
-        raise LedgerError(f"{path}: can't be read: {problem.strerror or problem}") from None
-
-
-def _head(folder: SiteFolder, key: SigningKey) -> Head | None:
-    path = folder.path / _HEAD
-    try:
-        return read_head(path.read_text(encoding="utf-8"), key.public)
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError, SignatureError, LedgerError) as problem:
-        raise LedgerError(
-            f"{path}: can't be used ({problem}); put the newest copy back, or remove it where the ledger surely is complete and run "
-            "consilium-site ledger with --accept-as-newest"
-        ) from None
-
-
-def _write_head(folder: SiteFolder, key: SigningKey, seq: int, digest: str, whole: bytes) -> None:
-    head = Head(seq=seq, digest=digest, size=len(whole), sha256=hashlib.sha256(whole).hexdigest())
-    write_private(folder.path / _HEAD, seal_head(head, key).encode() + b"\n")
-
-
-def _append(path: Path, size: int, block: bytes) -> None:
-    """After `size` bytes, on disk; what stood there (a line that was cut off) is gone. Raises StorageError with the file as before."""
-    new = not path.exists()
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(handle, size)
-            _write_all(handle, size, block)
-            os.fsync(handle)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(handle, size)
-            raise
-        finally:
-            os.close(handle)
-        if new:
-            sync_folder(path.parent)
-    except OSError as problem:
-        raise StorageError(
-            f"{path}: can't be written: {problem.strerror or problem}; nothing leaves that is not on record"
-        ) from None
-
-
-def _write_all(handle: int, place: int, block: bytes) -> None:
-    written = 0
-    while written < len(block):
-        written += os.pwrite(handle, block[written:], place + written)
-
-
-@contextlib.contextmanager
-def _locked(folder: SiteFolder) -> Iterator[None]:
-    """One process at a time; the kernel lets go when the holder dies. Raises StorageError."""
-    path = folder.path / _LOCK
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as problem:
-        raise StorageError(f"{path}: can't be opened: {problem.strerror or problem}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

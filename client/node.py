@@ -31,6 +31,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
+from client.ledger import settle_rotation
 from client.proxies import except_this_machine
 from client.site_folder import SiteFolder
 from shared.errors import ConsiliumError, InputError, ProcessError
@@ -64,6 +65,7 @@ def run_node(
     """
     profile = folder.profile()
     _require_node_key(folder.node_key)
+    settle_rotation(folder)
     address = superlink or folder.coordinator().address
     certificate = ca or folder.ca
     if not certificate.is_file():

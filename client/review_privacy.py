@@ -61,6 +61,11 @@ def privacy_rows(
     return [*rows, *_updates(study, profile.policy), *_not_covered()], stops + over
 
 
+def require_allowed(study: Study, profile: Profile, folder: SiteFolder) -> None:
+    """Raises BudgetError where this hospital takes no part in such a study at all, whoever its patients are; looks at no data."""
+    require_bounded(study, _budgeted(profile, folder, {}).lifetime)
+
+
 def rounds_in_words(study: Study) -> str:
     """What a hospital does in each of the study's rounds."""
     rounds, privacy = study.federation.rounds, study.privacy

@@ -24,8 +24,9 @@ _FILE = "cohort.npz"
 class Roll:
     """N rows of the prepared images in the file `images`; `parts` hold ascending rows, of readable images only.
 
-    `labels` (N,) are class indices, `patients` (N,) codes, `tags` the patients' (`client.withdrawn`), `readable` (N,) bool, `files` each
-    record's image and then its masks. A row of a patient who has withdrawn since is empty, and in no part.
+    `labels` (N,) are class indices, `patients` (N,) codes, `tags` the patients' and `pixels` the images'
+    (`client.withdrawn.Tags`; empty where nothing is known), `readable` (N,) bool, `files` each record's image and then its masks. A row
+    of a patient who has withdrawn since is empty, and in no part.
     """
 
     study: str
@@ -35,6 +36,7 @@ class Roll:
     labels: NDArray[np.int64]
     patients: NDArray[np.int64]
     tags: tuple[str, ...]
+    pixels: tuple[str, ...]
     readable: NDArray[np.bool_]
     parts: Mapping[Part, NDArray[np.int64]]
     left_out: int
@@ -47,7 +49,11 @@ class Roll:
 
     def known(self) -> dict[str, frozenset[str]]:
         """Tags of all patients who are still there, each with the keyed digests of the images' pixels."""
-        return {tag: frozenset() for tag in self.tags if tag}
+        found: dict[str, set[str]] = {tag: set() for tag in self.tags if tag}
+        for tag, image in zip(self.tags, self.pixels, strict=True):
+            if tag and image:
+                found[tag].add(image)
+        return {tag: frozenset(images) for tag, images in found.items()}
 
     def keys_of(self, tag: str) -> set[str]:
         """The records of the patient with this tag."""
@@ -70,6 +76,7 @@ class Roll:
             keys=tuple("" if empty else key for key, empty in zip(self.keys, gone, strict=True)),
             files=tuple(() if empty else files for files, empty in zip(self.files, gone, strict=True)),
             tags=tuple("" if empty else tag for tag, empty in zip(self.tags, gone, strict=True)),
+            pixels=tuple("" if empty else image for image, empty in zip(self.pixels, gone, strict=True)),
             labels=labels,
             patients=patients,
             readable=readable,
@@ -90,6 +97,7 @@ def load_roll(run_folder: Path) -> Roll | None:
                 labels=stored["labels"],
                 patients=stored["patients"],
                 tags=tuple(stored["tags"].tolist()),
+                pixels=tuple(stored["pixels"].tolist()) if "pixels" in stored else ("",) * len(stored["tags"]),
                 readable=stored["readable"],
                 parts={part: stored[f"part.{part}"] for part in PARTS},
                 left_out=left_out,
@@ -109,6 +117,7 @@ def save_roll(run_folder: Path, roll: Roll) -> None:
         "labels": roll.labels,
         "patients": roll.patients,
         "tags": np.array(roll.tags, dtype=np.str_),
+        "pixels": np.array(roll.pixels, dtype=np.str_),
         "readable": roll.readable,
         "counts": np.array([roll.left_out, roll.unreadable]),
         **{f"part.{part}": roll.parts[part] for part in PARTS},

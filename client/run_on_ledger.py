@@ -29,6 +29,7 @@ from shared.ledger.entries import Claim, Close, Cohort, Release, Reserve, Settle
 from shared.ledger.rules import RunOnLedger
 from shared.ledger.spending import charged_events
 from shared.messages import Answer, Instruction, Receipt
+from shared.privacy.mechanisms import Event
 from shared.privacy.orders import ORDERS
 from shared.signing import PublicKey
 from shared.study import Study
@@ -90,10 +91,18 @@ def before_images(asked: Asked, patients: Patients) -> None:
 
 
 def after_work(asked: Asked, patients: Patients) -> None:
-    """`patients` are those whom the work had before it. Raises LedgerError where somebody is new to the run's cohort."""
+    """`patients` are those whom the work had before it. Raises LedgerError where somebody is new to the run's cohort, BudgetError where
+    images that were not known before show that somebody is a patient who can't bear the run.
+    """
     with open_ledger(asked.folder, asked.instruction.run) as ledger:
-        if (run := ledger.run(asked.instruction.run)) is not None:
-            require_within(asked.folder, run.reserve.cohort, frozenset(patients), Tags.of(asked.folder))
+        if (run := ledger.run(asked.instruction.run)) is None:
+            return
+        root, key = run.reserve.cohort, Tags.of(asked.folder)
+        require_within(asked.folder, root, frozenset(patients), key)
+        if read_list(asked.folder, root, key).lacks(patients):
+            if asked.private and not run.closed:
+                _bearable(ledger, asked, patients, charged_events(run) or [])
+            keep_list(asked.folder, root, patients)
 
 
 def before_leaving(asked: Asked, answer: Answer, patients: Patients | None, svm: str | None = None) -> None:
@@ -103,6 +112,9 @@ def before_leaving(asked: Asked, answer: Answer, patients: Patients | None, svm:
     """
     instruction = asked.instruction
     with open_ledger(asked.folder, instruction.run) as ledger:
+        _require_receipt(
+            ledger, instruction
+        )  # also of an answer that is sent again, for which `before_work` was not asked
         run = ledger.run(instruction.run)
         if run is None and instruction.kind == "prepare" and patients is not None:
             run = _reserve(ledger, asked, patients)
@@ -115,9 +127,13 @@ def before_leaving(asked: Asked, answer: Answer, patients: Patients | None, svm:
 
 
 def with_entries(asked: Asked, answer: Answer) -> Answer:
-    """`answer` with the entries of this run that the coordinator has not seen, and where the ledger stands."""
+    """`answer` with the entries of this run that the coordinator has not seen, and where the ledger stands.
+
+    A preparation's has them all: another run may have shown the coordinator whose ledger it is, and a round 0 that is prepared again
+    takes the place of the one on record.
+    """
     with open_ledger(asked.folder, asked.instruction.run) as ledger:
-        seen = asked.instruction.receipt
+        seen = asked.instruction.receipt if asked.instruction.kind != "prepare" else None
         lines = ledger.lines_of(asked.instruction.run, seen.seq if seen is not None else None)
         if ledger.digest is None:
             return answer
@@ -161,12 +177,17 @@ def _start(ledger: OpenLedger, run: RunOnLedger, asked: Asked) -> None:
 
 def _begun_again(ledger: OpenLedger, run: RunOnLedger, asked: Asked) -> str:
     """A round that is begun again draws fresh noise: another release, which is charged."""
-    lifetime = ledger.rules.lifetime
-    if lifetime is None:
-        raise BudgetError(f"run {run.reserve.run} is private, but the ledger has no lifetime budget any more")
     whole = charged_events(run, begun_again=1) or []
     patients = read_list(asked.folder, run.reserve.cohort, Tags.of(asked.folder)).patients
-    return require_budget(ledger.everything(), asked.folder, lifetime, patients, whole, apart_from=run.reserve.run)
+    return _bearable(ledger, asked, patients, whole)
+
+
+def _bearable(ledger: OpenLedger, asked: Asked, patients: Patients, whole: list[Event]) -> str:
+    """Epsilon that the worst-off patient has where this run, which is reserved, costs `whole`."""
+    run, lifetime = asked.instruction.run, ledger.rules.lifetime
+    if lifetime is None:
+        raise BudgetError(f"run {run} is private, but the ledger has no lifetime budget any more")
+    return require_budget(ledger.everything(), asked.folder, lifetime, patients, whole, apart_from=run)
 
 
 def _require_last(run: RunOnLedger, instruction: Instruction) -> None:
@@ -208,6 +229,10 @@ def _reserve(ledger: OpenLedger, asked: Asked, patients: Patients) -> RunOnLedge
     require_bounded(study, ledger.rules.lifetime)
     root = root_of(patients, Tags.of(asked.folder))
     charged = _affordable(ledger, asked, patients) if asked.private else None
+    if root in ledger.rules.cohorts:
+        read_list(
+            asked.folder, root, Tags.of(asked.folder)
+        )  # it must be there: what is known of images would be lost with it
     keep_list(asked.folder, root, patients)
     if root not in ledger.rules.cohorts:
         ledger.add(Cohort(**ledger.place(), cohort=root, patients=None if asked.private else len(patients)))

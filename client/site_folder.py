@@ -3,7 +3,8 @@
 site.json            the profile, as resolved when the folder was made
 keys/node.key        ECDSA P-384, OpenSSH form, mode 0600; node.pub beside it is what the coordinator registers
 keys/executor.secret between the SuperNode and its executor on this machine
-keys/signing.key     Ed25519, signs what the site answers; signing.pub beside it is what the coordinator registers
+keys/signing.key     Ed25519, signs what the site answers; signing.pub beside it is what the coordinator registers;
+                     signing.key.next is there as long as a rotation goes on (`client.key_rotation`)
 keys/tls.key         ECDSA P-256; after `join`, tls.pem is its client certificate and ca.crt the coordinator's authority
 coordinator.json     after `join`: whose studies and instructions are looked at
 publications/        studies as they were received, signed

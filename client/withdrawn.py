@@ -85,6 +85,10 @@ class Tags:
         """64 hex digits."""
         return hmac.new(self.key, normalised(patient).encode(), hashlib.sha256).hexdigest()
 
+    def image(self, pixels: str) -> str:
+        """Of the digest of an image's pixels (`client.data.pixel_digests`), 64 hex digits."""
+        return hmac.new(self.key, f"image/{pixels}".encode(), hashlib.sha256).hexdigest()
+
     def place(self, seed: int, patient: str) -> float:
         """A number in [0, 1) that depends on this hospital's key, the study's seed and the id alone."""
         digest = hmac.new(self.key, f"place/{seed}/{normalised(patient)}".encode(), hashlib.sha256).digest()

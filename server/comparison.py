@@ -31,13 +31,11 @@ def side_of(path: Path) -> Side:
     report = build_report(run)
     if not report.evaluated:
         raise RunFolderError(f"{path}: the run has no evaluation, so there is nothing to compare")
-    study = run.study()
-    if study.privacy is None:
+    if report.privacy is None:
         return Side(path.name, report, "no bound")
-    from shared.study_cost import run_epsilon
-
-    epsilon, _ = run_epsilon(study)
-    return Side(path.name, report, f"epsilon {epsilon:.2f} at delta {study.privacy.delta}")
+    sites = report.privacy.sites.values()
+    worst = max([report.privacy.epsilon_pld, *(one.epsilon_begun_again or one.epsilon for one in sites)])
+    return Side(path.name, report, f"epsilon {worst:.2f}, delta {report.privacy.delta}")
 
 
 def comparison(sides: list[Side]) -> Table:

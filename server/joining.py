@@ -36,6 +36,12 @@ class Applicant:
         return PublicKey.read(self.request.signing_key)
 
     @property
+    def rotates(self) -> bool:
+        """Whether only its signing key is another one (`consilium-site rotate-key`)."""
+        known = self.known
+        return known is not None and known.revoked is None and known.node_key == self.node_key and not self.renews
+
+    @property
     def renews(self) -> bool:
         """Whether it is admitted with these very keys, so that only a new client certificate is asked for."""
         known = self.known
@@ -86,6 +92,11 @@ def admit(home: Home, applicant: Applicant, out: Path, *, replace: bool = False)
         if applicant.renews and known is not None:
             former, issued = known.former, [*known.certificates, *issued]
         elif known is not None:
+            if applicant.rotates and not replace:
+                raise InputError(
+                    f"{request.site} is admitted with another signing key ({PublicKey.read(known.signing_key).spoken}); "
+                    "ask the hospital whether it rotated its key, then use --replace"
+                )
             if known.revoked is None and not replace:
                 raise InputError(
                     f"{request.site} is admitted with other keys (signing key {PublicKey.read(known.signing_key).spoken}); "
@@ -95,7 +106,7 @@ def admit(home: Home, applicant: Applicant, out: Path, *, replace: bool = False)
         record = SiteRecord(
             site=request.site, title=request.title, node_key=applicant.node_key, signing_key=request.signing_key,
             release=request.release, admitted=known.admitted if applicant.renews and known is not None else _now(),
-            node_id=known.node_id if applicant.renews and known is not None else None,
+            node_id=known.node_id if (applicant.renews or applicant.rotates) and known is not None else None,
             certificates=issued, former=former,
         )  # fmt: skip
         home.registry.put(record)
@@ -170,15 +181,16 @@ def _require_fresh_keys(home: Home, applicant: Applicant) -> None:
     node_key, signing_key, site = applicant.node_key, applicant.request.signing_key, applicant.request.site
     for record in home.registry.all().values():
         gone = [*record.former, *([_ended(record)] if record.revoked else [])]
-        if any(node_key == one.node_key or signing_key == one.signing_key for one in gone):
+        standing = record.node_key if record.revoked is None else None  # it outlives a rotation of the signing key
+        if any((node_key == one.node_key and node_key != standing) or signing_key == one.signing_key for one in gone):
             raise DocumentError(
                 f"the request of {site} holds a key that was revoked or replaced (at {record.site}); "
                 "the hospital makes new ones with `consilium-site init` in a new folder, and asks again"
             )
         if record.site == site:
-            if node_key == record.node_key or signing_key == record.signing_key:
+            if signing_key == record.signing_key:
                 raise DocumentError(
-                    f"the request of {site} has one key that is admitted and one that is not; both are made together: "
+                    f"the request of {site} has one key that is admitted and one that is not: a node key is never exchanged alone; "
                     "the hospital runs `consilium-site init` in a new folder, and asks again"
                 )
         elif node_key == record.node_key or signing_key == record.signing_key:

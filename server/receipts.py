@@ -1,6 +1,7 @@
 """How far the coordinator has seen each hospital's ledger: receipts/FINGERPRINT.json, by the key that signs the ledger.
 
-Every instruction names it, so a hospital whose ledger was restored from an older backup notices, and refuses to spend.
+Every instruction names it, so a hospital whose ledger was restored from an older backup notices, and refuses to spend. The hospital shows
+the entries after it: so a receipt is kept only when the answer that brought it lies in the run's folder.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from shared.aggregation import apply_update, normalised_weights, weighted_mean
 from shared.canonical import file_digest
 from shared.errors import NonFiniteUpdateError, QuorumError, ReleaseError, StorageError, WireError
 from shared.logs import log_context
-from shared.messages import Instruction, Kind
+from shared.messages import Instruction, Kind, Receipt
 from shared.release import Release, Versions
 from shared.results import Evaluated, Prepared, SiteHello, Trained
 from shared.run_records import Event, FinalRecord, Miss, RoundRecord, RoundTiming, SiteTiming
@@ -50,6 +50,7 @@ class Coordinator:
         self.release = Release.installed()
         self.registry, self.receipts = registry, receipts
         self.signed: dict[str, str] = {}
+        self.shown: dict[PublicKey, Receipt] = {}
         self.prepared: dict[str, Prepared] = {}
         self.refused_to_prepare: dict[str, Miss] = {}
         self.hellos: dict[str, SiteHello] = {}
@@ -69,6 +70,7 @@ class Coordinator:
         self._evaluate(checkpoint)
         self._note("run", phase="done", text="finished")
         self.folder.update_run(state="finished", ended=_now())
+        self._signed_are_kept()
 
     def _external(self) -> set[str]:
         """Sites that said in their preparation that they never train."""
@@ -98,7 +100,6 @@ class Coordinator:
         """Round 0, or the sites' preparation again when a run goes on."""
         started, clock = _now(), time.monotonic()
         self._note("round", number=0, phase="prepare")
-        self.signed = {}
         online = self.exchange.online()
         sent = self._send("prepare", 0, online, self.start.flat, self.plan.prepare_deadline_s)
         pushed = time.monotonic() - clock
@@ -117,6 +118,7 @@ class Coordinator:
                 timing=RoundTiming(push=pushed, wait=waited, aggregate=0, checkpoint=0, total=time.monotonic() - clock),
             )  # fmt: skip
             write_checkpoint(self.folder, record, None, self.start.manifest, signed=self.signed)
+            self._signed_are_kept()
         resolved = {
             f"{site}.{key}": value
             for site, one in sorted(self.prepared.items())
@@ -144,7 +146,6 @@ class Coordinator:
         online = self.exchange.online()
         training = self.prepared.keys() - self._external()
         ready = {site: node for site, node in online.items() if site in training}
-        self.signed = {}
         self._invite_latecomers(number, online)
         sent = self._send("train", number, ready, checkpoint.flat, self.plan.round_deadline_s)
         pushed = time.monotonic() - clock
@@ -191,6 +192,7 @@ class Coordinator:
             self.folder, record, following, self.start.manifest,
             incoming if self.study.keeps_updates else None, signed=self.signed,
         )  # fmt: skip
+        self._signed_are_kept()
         self.late, self.latecomers = [], {}
         self._note(
             "round",
@@ -205,7 +207,6 @@ class Coordinator:
         clock = time.monotonic()
         self._note("round", number=checkpoint.round, phase="evaluate")
         nodes = {site: node for site, node in self.exchange.online().items() if site in self.prepared}
-        self.signed = {}
         self._send("evaluate", checkpoint.round, nodes, checkpoint.flat, self.plan.evaluation_deadline_s)
         pushed = time.monotonic() - clock
         results: dict[str, Evaluated] = {}
@@ -411,14 +412,23 @@ class Coordinator:
             timing[arrival.asked.site] = SiteTiming(answered_after=arrival.after, bytes_down=sent, bytes_up=up)
 
     def _keep(self, arrival: Arrival) -> None:
-        """The signed instruction and the signed answer go into the round's folder: an auditor reads there who said what."""
+        """The signed instruction and the signed answer go into the round's folder: an auditor reads there who said what.
+
+        A preparation that is asked for again when a run goes on is kept with the round that follows it.
+        """
         if arrival.text is not None:
             kind, site = arrival.asked.kind, arrival.asked.site
             self.signed[f"{site}.{kind}.instruction.json"] = arrival.asked.text
             self.signed[f"{site}.{kind}.answer.json"] = arrival.text
         record = self.registry.get(arrival.asked.site)
         if arrival.answer is not None and arrival.answer.receipt is not None and record is not None:
-            self.receipts.keep(PublicKey.read(record.signing_key), arrival.answer.receipt)
+            self.shown[PublicKey.read(record.signing_key)] = arrival.answer.receipt
+
+    def _signed_are_kept(self) -> None:
+        """From here on hospitals need not show these entries of their ledgers again; what was lost with a round is shown again."""
+        for key, receipt in self.shown.items():
+            self.receipts.keep(key, receipt)
+        self.signed, self.shown = {}, {}
 
     def _require_quorum(self, present: int, missing: list[Miss], what: str) -> None:
         if present < self.plan.quorum:

@@ -79,8 +79,8 @@ class Answer(Strict):
     update_digest: Sha256 | None = None
     entries: list[Annotated[str, Field(max_length=20_000)]] = Field(
         default=[],
-        max_length=4000,
-        description="signed entries of the hospital's ledger about this run that the coordinator has not seen",
+        max_length=20_000,
+        description="signed entries of the hospital's ledger about this run that the coordinator has not seen; to `prepare` all of them",
     )
     receipt: Receipt | None = Field(default=None, description="the newest entry of the hospital's ledger")
 

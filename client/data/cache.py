@@ -2,8 +2,8 @@
 
 Its key is content and recipe: SHA-256 of the image and of its masks, what the recipe says of pixels, the version of the
 preprocessing and of the decoding libraries. One folder may serve several recipes, lists of records and processes.
-Nothing in it is readable for other users (files 0600, folders 0700) and nothing in it is needed: it can be deleted at any
-time when no site runs.
+Beside the images lie the digests of source files and of their pixels. Nothing in it is readable for other users (files 0600, folders
+0700) and nothing in it is needed: it can be deleted at any time when no site runs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from client.data.packs import (
     remove_pack,
     write_pack,
 )
+from client.data.pixel_digests import PixelDigests, forget_pixels
 from client.data.records import Problem, Record
 from client.data.source_digests import forget_sources, source_digests
 from shared.canonical import digest
@@ -52,12 +53,14 @@ class ImageStore:
     """Prepared images, one row for each record in the order given.
 
     `images` is a read-only memory map (N, C, H, W), uint8 (0..255 for [0, 1]) or float16 in [0, 1]; C is 1 where all images
-    are grey, else 3. `readable` (N,) is False, and the row all 0, where the image could not be read.
+    are grey, else 3. `readable` (N,) is False, and the row all 0, where the image could not be read. `pixels` are digests of what the
+    image files show (`client.data.pixel_digests`), whatever the recipe; empty where nothing is known.
     """
 
     images: NDArray[Any]
     readable: NDArray[np.bool_]
     problems: tuple[Problem, ...]
+    pixels: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,12 +86,20 @@ def prepare_store(
     make_private_folder(place)
     with locked(folder):
         try:
-            contents = _contents(folder, records, recipe, workers)
+            contents, files = _contents(folder, records, recipe, workers)
+            known = PixelDigests(folder)
             name = digest([[record.key, content] for record, content in zip(records, contents, strict=True)])[:16]
             pack = open_pack(place, name)
             if pack is None:
-                _fill(place, name, records, contents, recipe, unreadable, workers, progress)
+                try:
+                    _fill(place, name, records, contents, files, known, recipe, unreadable, workers, progress)
+                finally:
+                    known.write()
                 pack = open_pack(place, name)
+            if pack is not None:
+                rows = zip(files, records, pack.rows, strict=True)
+                known.complete(((file, one.image) for file, one, row in rows if file and row.problem is None), workers)
+                known.write()
         except OSError as problem:
             raise storage_error(folder, problem, _bytes_needed(records, recipe)) from None
         if pack is None:
@@ -96,7 +107,8 @@ def prepare_store(
         (place / f"{name}.json").touch()
     if progress is not None:
         progress(len(records), len(records))
-    return _store(pack, records, unreadable)
+    pixels = tuple(known.of(file) or "" for file in files)
+    return _store(pack, records, unreadable, pixels)
 
 
 def forget_records(folder: Path, records: Collection[str], files: Collection[Path] | None) -> None:
@@ -111,6 +123,7 @@ def forget_records(folder: Path, records: Collection[str], files: Collection[Pat
         return
     with locked(folder):
         try:
+            forget_pixels(folder, files)  # first: which contents these files have is known until they are forgotten
             forget_sources(folder, files)
             for place in (child for child in folder.iterdir() if child.is_dir()):
                 discard_parts(place)
@@ -128,15 +141,17 @@ def recipe_key(recipe: Preprocessing) -> str:
     return digest({"recipe": recipe_digest(recipe), "decoders": versions})
 
 
-def _contents(folder: Path, records: Sequence[Record], recipe: Preprocessing, workers: int) -> list[str | None]:
-    """The content key of each record, None where one of its files can't be opened."""
+def _contents(
+    folder: Path, records: Sequence[Record], recipe: Preprocessing, workers: int
+) -> tuple[list[str | None], list[str | None]]:
+    """The content key of each record, None where one of its files can't be opened; and the SHA-256 of each image file."""
     sources = [(record.image, *(record.masks if recipe.region == "finding" else ())) for record in records]
     digests = source_digests(folder, (path for paths in sources for path in paths), workers)
     keys: list[str | None] = []
     for paths in sources:
         values = [digests[path] for path in paths]
         keys.append(None if None in values else digest(values))
-    return keys
+    return keys, [digests[record.image] for record in records]
 
 
 def _fill(
@@ -144,6 +159,8 @@ def _fill(
     name: str,
     records: Sequence[Record],
     contents: Sequence[str | None],
+    files: Sequence[str | None],
+    known: PixelDigests,
     recipe: Preprocessing,
     unreadable: Literal["stop", "skip"],
     workers: int,
@@ -164,8 +181,8 @@ def _fill(
             else:
                 # A file that can't be opened goes through `prepare` too, which says what is wrong with it.
                 waiting.setdefault(content or f"unopened {index}", []).append(index)
-        jobs = [(content, records[indices[0]]) for content, indices in waiting.items()]
-        for content, outcome in _prepared(jobs, recipe, workers):
+        jobs = [(content, records[indices[0]], files[indices[0]]) for content, indices in waiting.items()]
+        for content, outcome in _prepared(jobs, known, recipe, workers):
             if isinstance(outcome, UnreadableImageError):
                 read = str(records[waiting[content][0]].image)
                 for index in waiting[content]:  # copies of one damaged file are each named
@@ -231,25 +248,25 @@ def _pixels(rows: Iterable[PackRow], parts: Parts, earlier: Earlier) -> Iterator
 
 
 def _prepared(
-    jobs: Sequence[tuple[str, Record]], recipe: Preprocessing, workers: int
+    jobs: Sequence[tuple[str, Record, str | None]], known: PixelDigests, recipe: Preprocessing, workers: int
 ) -> Iterator[tuple[str, NDArray[Any] | UnreadableImageError]]:
     """Each job's pixels or its error, as they get ready; at most twice as many as workers are under way."""
 
-    def work(record: Record) -> NDArray[Any] | UnreadableImageError:
+    def work(record: Record, file: str | None) -> NDArray[Any] | UnreadableImageError:
         try:
-            return prepare(record.image, record.masks, recipe)
+            return prepare(record.image, record.masks, recipe, known.noting(file))
         except UnreadableImageError as problem:
             return problem
 
     if workers <= 1:
-        for content, record in jobs:
-            yield content, work(record)
+        for content, record, file in jobs:
+            yield content, work(record, file)
         return
     with ThreadPoolExecutor(workers) as pool:
         under_way: dict[Future[NDArray[Any] | UnreadableImageError], str] = {}
         try:
-            for content, record in jobs:
-                under_way[pool.submit(work, record)] = content
+            for content, record, file in jobs:
+                under_way[pool.submit(work, record, file)] = content
                 if len(under_way) >= 2 * workers:
                     for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                         yield under_way.pop(future), future.result()
@@ -271,7 +288,9 @@ def _stopped(problems: dict[int, str], records: Sequence[Record]) -> UnreadableI
     )
 
 
-def _store(pack: Pack, records: Sequence[Record], unreadable: Literal["stop", "skip"]) -> ImageStore:
+def _store(
+    pack: Pack, records: Sequence[Record], unreadable: Literal["stop", "skip"], pixels: tuple[str, ...]
+) -> ImageStore:
     failed = {index: row.problem for index, row in enumerate(pack.rows) if row.problem is not None}
     if failed and unreadable == "stop":
         raise _stopped({index: str(text) for index, text in failed.items()}, records)
@@ -281,7 +300,7 @@ def _store(pack: Pack, records: Sequence[Record], unreadable: Literal["stop", "s
         Problem(records[index].image, str(text).removeprefix(f"{records[index].image}: "))
         for index, text in failed.items()
     )
-    return ImageStore(pack.images, readable, problems)
+    return ImageStore(pack.images, readable, problems, pixels)
 
 
 def _forget_oldest(place: Path) -> None:

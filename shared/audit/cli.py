@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shared.atomic_file import write_atomic
+from shared.audit.verdict import Check
 from shared.command import run_command
+
+if TYPE_CHECKING:
+    from shared.audit.spending import Cost
 
 app = typer.Typer(
     name="consilium-audit",
@@ -39,37 +44,45 @@ def verify(
             help="A fingerprint that you got by another way than these files, or a file of them; may be repeated"
         ),
     ] = None,
+    ledger: Annotated[
+        list[Path] | None,
+        typer.Option(help="What a hospital's `consilium-site ledger --export` wrote; may be repeated"),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page for people who don't read JSON")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks and the epsilons as JSON")] = False,
 ) -> None:
-    """Check that every record of a run follows from the ones before it. Exit 0 proven, 2 something not checkable, 1 violated.
+    """Check who wrote the records of a run, whether each follows from the ones before it, and what the run cost in privacy.
 
-    Example: consilium-audit verify runs/demo --trust runs/demo.trust
+    Exit 0 proven, 2 something not checkable, 1 violated. Example: consilium-audit verify runs/demo --trust runs/demo.trust
     """
     from shared.audit.bundle import opened
+    from shared.audit.exports import read_export
     from shared.audit.records import read_run
-    from shared.audit.run import check_run, summary
+    from shared.audit.run import audit_run, summary
     from shared.audit.trust import read_trust
     from shared.audit.verdict import exit_status
 
     trusted = read_trust(trust or [])
+    exports = [read_export(path, trusted) for path in ledger or []]
     with opened(run) as folder:
         files = read_run(folder)
-        checks = check_run(files, trusted)
+        audit = audit_run(files, trusted, exports)
+    checks = audit.checks
     if html is not None:
         from shared.audit import page  # its templates cost a tenth of a second
 
-        write_atomic(html, page.render(files, checks, trusted).encode(), mode=0o644)
+        write_atomic(html, page.render(files, audit, trusted).encode(), mode=0o644)
     if as_json:
-        print(json.dumps([asdict(check) for check in checks], indent=2))
+        said = {
+            "checks": [asdict(check) for check in checks],
+            "costs": [cost.as_json() for cost in audit.costs],
+        }
+        print(json.dumps(said, indent=2))
     else:
-        table = Table(title=f"Audit of {run}", title_justify="left")
-        for title in ("outcome", "check", "why"):
-            table.add_column(title, overflow="fold")
-        for check in checks:
-            table.add_row(f"[{_COLOURS[check.outcome]}]{check.outcome}[/]", check.name, check.why)
         console = Console()
-        console.print(table)
+        console.print(_table(f"Audit of {run}", checks))
+        if audit.costs:
+            console.print(_cost_table(audit.costs))
         console.print(summary(checks))
     raise typer.Exit(exit_status(checks))
 
@@ -129,13 +142,8 @@ def ledger(
             )
         )
     else:
-        table = Table(title=f"Audit of the ledger {file}", title_justify="left")
-        for title in ("outcome", "check", "why"):
-            table.add_column(title, overflow="fold")
-        for check in checks:
-            table.add_row(f"[{_COLOURS[check.outcome]}]{check.outcome}[/]", check.name, check.why)
         console = Console()
-        console.print(table)
+        console.print(_table(f"Audit of the ledger {file}", checks))
         for line in lines:
             said = f"run {line.run}: {len(line.settled)} of {line.rounds} rounds left, {line.evaluations} evaluations; {line.mechanism}"
             console.print(said, soft_wrap=True, markup=False, highlight=False)
@@ -179,6 +187,26 @@ def epsilon(
         console.print(table)
         console.print(check.sentence(), soft_wrap=True, highlight=False)
     raise typer.Exit(0 if check.agree and check.charged_enough else 1)
+
+
+def _table(title: str, checks: list[Check]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("outcome", "check", "why"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        table.add_row(f"[{_COLOURS[check.outcome]}]{check.outcome}[/]", check.name, escape(check.why))
+    return table
+
+
+def _cost_table(costs: list[Cost]) -> Table:
+    table = Table(title="What the run cost each patient, epsilon", title_justify="left")
+    from shared.audit.spending import COLUMNS
+
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold")
+    for cost in costs:
+        table.add_row(*cost.row())
+    return table
 
 
 def main() -> None:

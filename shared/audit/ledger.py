@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from shared.audit.cohorts import check_cohorts
 from shared.audit.records import RunFiles
 from shared.audit.trust import Trust
 from shared.audit.verdict import Check
@@ -41,6 +42,7 @@ def check_ledger(data: bytes, trust: Trust | None, head: bytes | None = None) ->
     """The ledger, and the checks in the order in which a reader would ask. `head` is a kept `ledger.head` or an earlier export."""
     chain = read_chain(data)
     checks = [_writer(chain, trust), *(_question(chain, question) for question in _QUESTIONS), _end(chain, data, head)]
+    checks.append(check_cohorts(chain))
     return chain, checks
 
 
@@ -60,7 +62,7 @@ def check_against_run(chain: Chain, files: RunFiles) -> list[Check]:
     if run.reserve.study_digest != files.run.study_digest:
         why = f"run {run.reserve.run} was reserved for study {run.reserve.study_digest}, its record is of {files.run.study_digest}"
         return [Check(name, "violated", why) for name in (UPDATES, FIGURES)]
-    return [_updates(run, files, genesis.site), _run_figures(run, files, genesis.site)]
+    return [updates_on_ledger(run, files, genesis.site), figures_on_ledger(run, files, genesis.site)]
 
 
 def _writer(chain: Chain, trust: Trust | None) -> Check:
@@ -115,26 +117,36 @@ def _kept_head(chain: Chain, kept: bytes) -> Head | None:
     lines, rest = whole_lines(kept)
     if len(lines) != 1 or rest or chain.key is None:
         return None
-    try:
-        return read_head(lines[0].decode(), chain.key)
-    except (SignatureError, LedgerError, UnicodeDecodeError):
-        return None
+    for key in dict.fromkeys([chain.key, *(link.signer for link in chain.links)]):  # it may be from before a rotation
+        try:
+            return read_head(lines[0].decode(), key)
+        except (SignatureError, LedgerError, UnicodeDecodeError):
+            continue
+    return None
 
 
-def _updates(run: RunOnLedger, files: RunFiles, site: str) -> Check:
+def updates_on_ledger(run: RunOnLedger, files: RunFiles, site: str) -> Check:
+    """Each update of `site` that was aggregated."""
     settled = {(one.round, one.update) for one in run.updates}
+    figures = {(one.round, one.update, one.figures) for one in run.updates}
+    trained = {record.round: record.trained.get(site) for record in files.rounds}
     wanted = {record.round: digest for record in files.rounds if (digest := record.update_digests.get(site))}
     for number, digest in wanted.items():
         if (number, digest) not in settled:
             return Check(
                 UPDATES, "violated", f"round {number}: the update {digest} of {site} has no SETTLE of that digest"
             )
+        if (said := trained[number]) is not None and (number, digest, figures_digest(said)) not in figures:
+            return Check(
+                UPDATES, "violated", f"round {number}: {site} entered its update with other figures than the record's"
+            )
     unused = len(settled - set(wanted.items()))
     beside = f"; {unused} more left and were not aggregated" if unused else ""
     return Check(UPDATES, "proven", f"{len(wanted)} updates of {site} with START and SETTLE{beside}")
 
 
-def _run_figures(run: RunOnLedger, files: RunFiles, site: str) -> Check:
+def figures_on_ledger(run: RunOnLedger, files: RunFiles, site: str) -> Check:
+    """All that the record holds of `site`, by digest."""
     known = {one.figures for one in run.updates} | {one.figures for one in run.releases}
     count = 0
     for where, digest in _figures(files, site):
@@ -147,8 +159,9 @@ def _run_figures(run: RunOnLedger, files: RunFiles, site: str) -> Check:
 
 
 def _figures(files: RunFiles, site: str) -> Iterator[tuple[str, str]]:
+    """Where, and the digest. A private run's preparation holds no figure, so it is no release."""
     for record in files.rounds:
-        if (prepared := record.prepared.get(site)) is not None:
+        if files.study.privacy is None and (prepared := record.prepared.get(site)) is not None:
             yield f"round {record.round}, preparation", figures_digest(prepared)
         if (trained := record.trained.get(site)) is not None:
             yield f"round {record.round}, training", figures_digest(trained)

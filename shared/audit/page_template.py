@@ -30,6 +30,7 @@ table { border-collapse: collapse; width: 100%; }
 th, td { padding: 0.4rem 0.8rem 0.4rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: baseline; overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid var(--line); } tbody th { font-weight: 600; width: 20rem; } td.first { width: 8.5rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.15rem 1rem; margin: 0.6rem 0; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } .costs td { font-variant-numeric: tabular-nums; } .costs tbody th { width: auto; } .costs th, .costs td { overflow-wrap: normal; }
 code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.9em; }
 </style>
 </head>
@@ -49,10 +50,23 @@ code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.9e
 <dt>Hospitals</dt><dd>{{ sites | join(", ") or "none answered" }}</dd>
 <dt>Rounds</dt><dd>{{ rounds }} of {{ study.federation.rounds }}; the run is {{ run.state }}{{ ": " ~ run.reason if run.reason }}</dd>
 <dt>Begun, ended</dt><dd>{{ run.started }}, {{ run.ended or "not ended" }}</dd>
-<dt>Privacy</dt><dd>no differential privacy: what the updates say about patients is not bounded</dd>
+<dt>Privacy</dt><dd>{{ privacy }}</dd>
 <dt>Digests</dt><dd>study <code>{{ run.study_digest }}</code><br>code <code>{{ run.code_digest }}</code></dd>
 <dt>Checked</dt><dd>{{ made }}</dd>
 </dl>
+{% if costs %}
+<h2>What the run cost a patient at each hospital</h2>
+<p>Epsilon says how much more likely any conclusion about the run becomes because one patient took part: at most by the factor e<sup>epsilon</sup>, but for a chance of delta. Smaller is safer; 0 would tell nothing. What the hospitals claim is held against two accountants that share no code. RDP is an upper bound that adds up over studies: it is what a hospital charges to the budget that it has set each patient for life.</p>
+<div class="wide"><table class="costs"><thead><tr>{% for column in columns %}<th>{{ column }}</th>{% endfor %}</tr></thead><tbody>
+{% for cost in costs %}
+<tr>{% for cell in cost.row() %}{% if loop.first %}<th scope="row">{{ cell }}</th>{% else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+<p class="soft">The figures by PLD are of the run as it was reserved, before its first round. RDP is of what was begun and released, rounds that were begun again each time. Charges are of whichever patient of the hospital has most, over all its runs, at the delta of its lifetime budget.</p>
+{% for cost in costs if cost.again %}
+<p>{{ cost.site }} began {{ cost.again }} round(s) again. A run that was prolonged on the way has no figure by PLD; for this hospital RDP counts.</p>
+{% endfor %}
+{% endif %}
 <h2>What was asked, and how each answer was reached</h2>
 <table><thead><tr><th>Outcome</th><th>Question</th><th>Why</th></tr></thead><tbody>
 {% for check in checks %}

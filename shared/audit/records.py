@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from shared.canonical import digest
 from shared.errors import ConsiliumError, InputError
 from shared.run_records import FinalRecord, RoundRecord, RunRecord
 from shared.study import Study, study_from_data
@@ -25,6 +26,8 @@ class RunFiles:
 
     path: Path
     study: Study
+    #: Of the study as it stands in the file. A later release reads more keys into it, whose defaults are not part of what was approved.
+    study_digest: str
     run: RunRecord
     rounds: tuple[RoundRecord, ...]
     final: FinalRecord | None
@@ -41,9 +44,11 @@ def read_run(path: Path) -> RunFiles:
     evaluation = path / "evaluation.json"
     pairs = _json(path / "model" / "manifest.json").get("tensors", [])
     manifest = manifest_from_pairs(pairs)
+    study = _json(path / "study.json")
     return RunFiles(
         path=path,
-        study=study_from_data(_json(path / "study.json")),
+        study=study_from_data(study),
+        study_digest=digest(study),
         run=_record(path / "run.json", RunRecord),
         rounds=tuple(_record(name, RoundRecord) for name in names),
         final=_record(evaluation, FinalRecord) if evaluation.exists() else None,

@@ -1,29 +1,68 @@
 """Checks of one run folder from its files alone: does each record follow from the ones before it, and who wrote them?
 
-What these checks prove is consistency: the study, the chain of models, the weights, the aggregation. A folder that was written anew as a
-whole passes them; whose keys signed it, and that these are trusted, is `shared.audit.signatures`.
+What the checks in this file prove is consistency: the study, the chain of models, the weights, the aggregation. A folder that was written
+anew as a whole passes them; whose keys signed it, and that these are trusted, is `shared.audit.signatures`; what the hospitals entered in
+their ledgers about it, and what it cost, the modules beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from shared.aggregation import OptimiserState, apply_update, normalised_weights, weighted_mean
+from shared.audit.budgets import check_budgets
+from shared.audit.completeness import check_completeness
+from shared.audit.entries import check_entries, read_entries
+from shared.audit.exchanges import Absent, SignedTexts, Violation
+from shared.audit.exports import Export, check_exports
+from shared.audit.private_record import check_private_record
 from shared.audit.records import RunFiles, stored_model
 from shared.audit.signatures import check_signatures
+from shared.audit.spending import Cost, check_spending
 from shared.audit.trust import Trust
 from shared.audit.verdict import Check
 from shared.wire import encode, flat_digest
 
 
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The checks in the order in which a reader would ask, and what a private run cost at each hospital."""
+
+    checks: list[Check]
+    costs: list[Cost]
+
+
 def check_run(files: RunFiles, trust: Trust | None = None) -> list[Check]:
-    """Every check, in the order in which a reader would ask."""
+    """The checks of `audit_run` without exported ledgers."""
+    return audit_run(files, trust).checks
+
+
+def audit_run(files: RunFiles, trust: Trust | None = None, exports: Sequence[Export] = ()) -> Audit:
+    """Everything that these files can answer. `exports` are ledgers that hospitals gave besides."""
+    signed = SignedTexts(files)
+    shown = read_entries(signed, {one.site: one.lines for one in exports if one.sound})
+    spending, costs = check_spending(files, shown)
+    checks = [
+        *check_signatures(files, trust, signed),
+        *_check_models(files, signed),
+        *check_entries(shown.values()),
+        *check_completeness(signed, shown),
+        *spending,
+        *(check_budgets(shown) if files.study.privacy is not None else []),
+        *check_private_record(files),
+        *check_exports(exports, files, shown),
+    ]
+    return Audit(checks, costs)
+
+
+def _check_models(files: RunFiles, signed: SignedTexts) -> list[Check]:
     return [
-        *check_signatures(files, trust),
         _study(files),
-        _code(files),
+        _code(files, signed),
         _completeness(files),
         _chain(files),
         _checkpoints(files),
@@ -36,21 +75,34 @@ def check_run(files: RunFiles, trust: Trust | None = None) -> list[Check]:
 
 
 def _study(files: RunFiles) -> Check:
-    name, found = "the study is the one that the run names", files.study.digest()
+    name, found = "the study is the one that the run names", files.study_digest
     if found != files.run.study_digest:
         return Check(name, "violated", f"study.json has digest {found}, run.json names {files.run.study_digest}")
-    return Check(name, "proven", f"digest {found}")
+    newer = (
+        ""
+        if files.study.digest() == found
+        else "; this release knows more keys, which the study leaves at their defaults"
+    )
+    return Check(name, "proven", f"digest {found}{newer}")
 
 
-def _code(files: RunFiles) -> Check:
-    name = "every site ran the coordinator's code"
-    others = sorted(site for site, hello in files.run.sites.items() if hello.code_digest != files.run.code_digest)
+def _code(files: RunFiles, signed: SignedTexts) -> Check:
+    """As run.json says, and as every answer says that can be read; those that can't are told in `shared.audit.signatures`."""
+    name, count = "every site ran the coordinator's code", 0
+    others = {site for site, hello in files.run.sites.items() if hello.code_digest != files.run.code_digest}
+    for exchange in signed.on_record():
+        with contextlib.suppress(Violation, Absent):
+            if signed.answer(exchange).hello.code_digest != files.run.code_digest:
+                others.add(exchange.site)
+            count += 1
     if others:
-        return Check(name, "violated", f"another code digest at {', '.join(others)}")
+        return Check(name, "violated", f"another code digest at {', '.join(sorted(others))}")
     if not files.run.sites:
         return Check(name, "not checkable", "no site has answered")
     return Check(
-        name, "proven", f"code digest {files.run.code_digest} at {len(files.run.sites)} sites, as they say themselves"
+        name,
+        "proven",
+        f"code digest {files.run.code_digest} at {len(files.run.sites)} sites, as they say themselves in {count} answers",
     )
 
 

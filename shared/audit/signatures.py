@@ -7,16 +7,12 @@ itself; only the fingerprints that came by another way tell it from a true one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
+from shared.audit.exchanges import Absent, Exchange, SignedTexts, Violation, checked
 from shared.audit.records import RunFiles, stored_model
 from shared.audit.trust import COORDINATOR, Trust
 from shared.audit.verdict import Check
 from shared.canonical import file_digest
-from shared.errors import InstructionError, SignatureError
-from shared.messages import Answer, Instruction, Kind, read_answer, read_instruction
+from shared.messages import Kind
 from shared.signing import PublicKey
 from shared.wire import encode, flat_digest
 
@@ -26,57 +22,20 @@ ANSWERS = "every answer is its hospital's own, and the record holds what it says
 PREVIOUS = "each round was begun on the record of the round before"
 
 
-class _Violation(Exception):
-    """What contradicts what."""
-
-
-class _Absent(Exception):
-    """What is not there to be looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Exchange:
-    """One instruction and its answer, as the record places them."""
-
-    kind: Kind
-    round: int
-    site: str
-    folder: Path
-
-    def __str__(self) -> str:
-        return f"{self.site}, {self.kind}, round {self.round}"
-
-    def text(self, what: str) -> str:
-        path = self.folder / f"{self.site}.{self.kind}.{what}.json"
-        try:
-            return path.read_text(encoding="utf-8").removesuffix("\n")
-        except (OSError, UnicodeDecodeError):
-            raise _Absent(f"{path.parent.name}/{path.name} of round {self.round} is not there") from None
-
-
-def check_signatures(files: RunFiles, trust: Trust | None) -> list[Check]:
+def check_signatures(files: RunFiles, trust: Trust | None, signed: SignedTexts) -> list[Check]:
     """Four checks; the last three hold against the keys that run.json names, the first says whose these are."""
     if files.run.coordinator_key is None:
         why = "run.json names no keys: the run was made by an older release, or never heard of a hospital"
         return [Check(name, "not checkable", why) for name in (WRITERS, INSTRUCTIONS, ANSWERS, PREVIOUS)]
     return [
-        _writers(files, trust),
-        _checked(INSTRUCTIONS, lambda: _instructions(files)),
-        _checked(ANSWERS, lambda: _answers(files)),
-        _checked(PREVIOUS, lambda: _previous(files)),
+        _writers(files, trust, signed),
+        checked(INSTRUCTIONS, lambda: _instructions(files, signed)),
+        checked(ANSWERS, lambda: _answers(files, signed)),
+        checked(PREVIOUS, lambda: _previous(files, signed)),
     ]
 
 
-def _checked(name: str, look: Callable[[], str]) -> Check:
-    try:
-        return Check(name, "proven", look())
-    except _Violation as problem:
-        return Check(name, "violated", str(problem))
-    except _Absent as problem:
-        return Check(name, "not checkable", str(problem))
-
-
-def _writers(files: RunFiles, trust: Trust | None) -> Check:
+def _writers(files: RunFiles, trust: Trust | None, signed: SignedTexts) -> Check:
     keys = [(COORDINATOR, str(files.run.coordinator_key)), *sorted(files.run.site_keys.items())]
     if trust is None:
         return Check(
@@ -91,66 +50,40 @@ def _writers(files: RunFiles, trust: Trust | None) -> Check:
             strangers.append(f"{name} ({key.spoken})")
     if strangers:
         return Check(WRITERS, "violated", f"the key is not among the trusted: {'; '.join(strangers)}")
-    unknown = sorted(_signers(files) - {name for name, _ in keys})
+    unknown = sorted({one.site for one in signed.on_record()} - {name for name, _ in keys})
     if unknown:
         return Check(WRITERS, "violated", f"run.json names no key of {', '.join(unknown)}, whose answers are on record")
     return Check(WRITERS, "proven", f"the keys of {', '.join(name for name, _ in keys)} are those that are trusted")
 
 
-def _signers(files: RunFiles) -> set[str]:
-    return {exchange.site for exchange in _exchanges(files)}
-
-
-def _exchanges(files: RunFiles) -> Iterator[_Exchange]:
-    """Everything that a record rests on."""
-    for record in files.rounds:
-        folder = files.place(record.round) / "signed"
-        for site in sorted(record.prepared):
-            yield _Exchange("prepare", 0, site, folder)
-        for site in sorted(record.trained):
-            yield _Exchange("train", record.round, site, folder)
-    if files.final is not None and files.rounds:
-        for site in sorted(files.final.sites):
-            yield _Exchange("evaluate", files.rounds[-1].round, site, files.path / "evaluation-signed")
-
-
-def _instruction(files: RunFiles, exchange: _Exchange) -> tuple[Instruction, str]:
-    try:
-        return read_instruction(exchange.text("instruction"), PublicKey.read(str(files.run.coordinator_key)))
-    except (SignatureError, InstructionError) as problem:
-        raise _Violation(f"{exchange}: the instruction: {problem}") from None
-
-
-def _instructions(files: RunFiles) -> str:
-    runs: set[str] = set()
+def _instructions(files: RunFiles, signed: SignedTexts) -> str:
     sent: dict[tuple[Kind, int], str] = {}
     count = 0
-    for exchange in _exchanges(files):
-        told, _ = _instruction(files, exchange)
-        runs.add(told.run)
+    for exchange in signed.on_record():
+        told, _ = signed.instruction(exchange)
+        if told.run != files.run.id:
+            raise Violation(f"{exchange}: the instruction is of run {told.run}, the record's is {files.run.id}")
         if (told.kind, told.round, told.site) != (exchange.kind, exchange.round, exchange.site):
-            raise _Violation(f"{exchange}: the instruction is one of {told.kind}, round {told.round}, for {told.site}")
+            raise Violation(f"{exchange}: the instruction is one of {told.kind}, round {told.round}, for {told.site}")
         if told.study_digest != files.run.study_digest:
-            raise _Violation(f"{exchange}: the instruction is of study {told.study_digest}")
+            raise Violation(f"{exchange}: the instruction is of study {told.study_digest}")
         if told.manifest_digest != files.manifest.digest():
-            raise _Violation(f"{exchange}: the instruction is of other tensors")
+            raise Violation(f"{exchange}: the instruction is of other tensors")
         if told.release.code_digest != files.run.code_digest:
-            raise _Violation(f"{exchange}: the instruction is of code {told.release.code_digest}")
+            raise Violation(f"{exchange}: the instruction is of code {told.release.code_digest}")
         same = sent.setdefault((told.kind, told.round), told.model_digest)
         if same != told.model_digest:
-            raise _Violation(f"{exchange}: this hospital was sent another model than the others")
+            raise Violation(f"{exchange}: this hospital was sent another model than the others")
         expected = _model_sent(files, exchange)
         if expected is not None and expected != told.model_digest:
-            raise _Violation(f"{exchange}: the instruction is of model {told.model_digest}, the record's is {expected}")
+            raise Violation(f"{exchange}: the instruction is of model {told.model_digest}, the record's is {expected}")
         count += 1
-    if len(runs) > 1:
-        raise _Violation(f"the instructions are of {len(runs)} runs: {', '.join(sorted(runs))}")
     if not count:
-        raise _Absent("nobody has answered")
-    return f"{count} instructions of run {runs.pop()}"
+        raise Absent("nobody has answered")
+    return f"{count} instructions of run {files.run.id}"
 
 
-def _model_sent(files: RunFiles, exchange: _Exchange) -> str | None:
+def _model_sent(files: RunFiles, exchange: Exchange) -> str | None:
     """Digest of the model of that message as it travels; None where its numbers are needed and no longer kept."""
     wire, before = files.study.federation.wire, exchange.round - (exchange.kind == "train")
     if before == 0:
@@ -161,27 +94,12 @@ def _model_sent(files: RunFiles, exchange: _Exchange) -> str | None:
     return None if model is None else flat_digest(encode(model, wire))
 
 
-def _answer(files: RunFiles, exchange: _Exchange) -> Answer:
-    key = files.run.site_keys.get(exchange.site)
-    if key is None:
-        raise _Absent(f"run.json names no key of {exchange.site}")
-    try:
-        answer = read_answer(exchange.text("answer"), PublicKey.read(key))
-    except (SignatureError, InstructionError) as problem:
-        raise _Violation(f"{exchange}: the answer: {problem}") from None
-    if answer.hello.site != exchange.site or answer.round != exchange.round:
-        raise _Violation(f"{exchange}: the answer is of {answer.hello.site}, round {answer.round}")
-    if answer.instruction != _instruction(files, exchange)[1]:
-        raise _Violation(f"{exchange}: the answer is to another instruction")
-    return answer
-
-
-def _answers(files: RunFiles) -> str:
+def _answers(files: RunFiles, signed: SignedTexts) -> str:
     records = {record.round: record for record in files.rounds}
     prepared = {site: one for record in files.rounds for site, one in record.prepared.items()}
     count = 0
-    for exchange in _exchanges(files):
-        answer, site = _answer(files, exchange), exchange.site
+    for exchange in signed.on_record():
+        answer, site = signed.answer(exchange), exchange.site
         if exchange.kind == "prepare":
             same = answer.prepared == prepared[site]
         elif exchange.kind == "evaluate":
@@ -190,23 +108,23 @@ def _answers(files: RunFiles) -> str:
             record = records[exchange.round]
             same = answer.trained == record.trained[site] and answer.update_digest == record.update_digests.get(site)
         if not same:
-            raise _Violation(f"{exchange}: the record holds something else than the hospital signed")
+            raise Violation(f"{exchange}: the record holds something else than the hospital signed")
         count += 1
     if not count:
-        raise _Absent("nobody has answered")
+        raise Absent("nobody has answered")
     return f"{count} answers"
 
 
-def _previous(files: RunFiles) -> str:
+def _previous(files: RunFiles, signed: SignedTexts) -> str:
     count = 0
-    for exchange in _exchanges(files):
+    for exchange in signed.on_record():
         if exchange.kind == "prepare":
             continue
-        told, _ = _instruction(files, exchange)
+        told, _ = signed.instruction(exchange)
         before = files.place(exchange.round - (exchange.kind == "train")) / "round.json"
         if told.previous != (file_digest(before) if before.exists() else None):
-            raise _Violation(f"{exchange}: the instruction names another record than {before.parent.name}/round.json")
+            raise Violation(f"{exchange}: the instruction names another record than {before.parent.name}/round.json")
         count += 1
     if not count:
-        raise _Absent("no round was trained")
+        raise Absent("no round was trained")
     return f"{count} instructions name it by its digest"

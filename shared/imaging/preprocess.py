@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,19 @@ def recipe_digest(recipe: Preprocessing) -> str:
     return digest({"version": PREPROCESSING_VERSION, "recipe": values})
 
 
-def prepare(image: Path, masks: Sequence[Path], recipe: Preprocessing) -> NDArray[np.uint8] | NDArray[np.float16]:
+def prepare(
+    image: Path, masks: Sequence[Path], recipe: Preprocessing, seen: Callable[[Pixels], None] | None = None
+) -> NDArray[np.uint8] | NDArray[np.float16]:
     """One image as the cache stores it, (C, size, size).
 
     C is 1 for grey images (repeated to the network's channels on the device) and 3 for colour; a recipe with one channel
     turns colour into luma (BT.601). dtype is uint8 where the source has up to 8 bits, 0..255 standing for [0, 1], and
     float16 in [0, 1] where it has more. Raises UnreadableImageError naming the file: also where `region: finding` meets
-    no mask or an empty one.
+    no mask or an empty one. `seen` is called with the decoded pixels, before anything is cut or scaled.
     """
     pixels = read_image(image)
+    if seen is not None:
+        seen(pixels)
     square = _region(image, masks, pixels, recipe)
     inside = cut(pixels.array, square)
     levels = unit_intensities(inside, pixels.bits, recipe.intensity)

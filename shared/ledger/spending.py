@@ -19,12 +19,21 @@ def charged_events(run: RunOnLedger, *, begun_again: int = 0) -> list[Event] | N
     Until CLOSE all that was reserved counts, then what was begun or released. A round that was begun again counts each time; with
     `begun_again` so many more.
     """
+    if run.closed or isinstance(run.reserve.mechanism, Unbounded):
+        return spent_events(run)
+    events = events_of(run.reserve.mechanism, run.reserve.rounds + run.redone + begun_again)
+    for mechanism in run.reserve.releases:
+        events += events_of(mechanism)
+    return events
+
+
+def spent_events(run: RunOnLedger) -> list[Event] | None:
+    """What has begun or was released, whatever else is reserved: as after a CLOSE now. None for a run without a bound."""
     if isinstance(run.reserve.mechanism, Unbounded):
         return None
-    rounds = len(run.attempts) if run.closed else run.reserve.rounds
-    events = events_of(run.reserve.mechanism, rounds + run.redone + begun_again)
-    for mechanism in [one.mechanism for one in run.releases] if run.closed else run.reserve.releases:
-        events += events_of(mechanism)
+    events = events_of(run.reserve.mechanism, len(run.attempts) + run.redone)
+    for release in run.releases:
+        events += events_of(release.mechanism)
     return events
 
 

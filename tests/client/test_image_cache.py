@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,9 +54,9 @@ class Counter:
         self.images: list[str] = []
         monkeypatch.setattr(cache, "prepare", self)
 
-    def __call__(self, image: Path, masks: tuple[Path, ...], recipe: Preprocessing) -> np.ndarray:
+    def __call__(self, image: Path, masks: tuple[Path, ...], recipe: Preprocessing, *seen: Any) -> np.ndarray:
         self.images.append(image.name)
-        return prepare(image, masks, recipe)
+        return prepare(image, masks, recipe, *seen)
 
 
 def expected(records: list[Record], recipe: Preprocessing = RECIPE) -> np.ndarray:
@@ -241,11 +242,11 @@ def test_a_damaged_pack_is_made_again(tmp_path: Path, victim: str) -> None:
 def _fill_in_child(folder: str, gate: object, results: object) -> None:
     counted = 0
 
-    def counting(image: Path, masks: tuple[Path, ...], recipe: Preprocessing) -> np.ndarray:
+    def counting(image: Path, masks: tuple[Path, ...], recipe: Preprocessing, *seen: Any) -> np.ndarray:
         nonlocal counted
         counted += 1
         time.sleep(0.02)
-        return prepare(image, masks, recipe)
+        return prepare(image, masks, recipe, *seen)
 
     cache.prepare = counting  # type: ignore[attr-defined]
     records = [
@@ -355,7 +356,7 @@ def test_a_full_disk_ends_in_a_sentence_with_nothing_half_written(tmp_path: Path
     assert last.startswith(f"StorageError {tmp_path / 'cache'}: the image cache could not be written (file too large)")
     assert "MB are free there" in last and "Traceback" not in done.stderr
     left = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
-    assert left <= {"lock", "sources.json"}
+    assert left <= {"lock", "sources.json", "pixels.json"}
     if "sources.json" in left:
         json.loads((tmp_path / "cache" / "sources.json").read_text())
 
@@ -379,7 +380,7 @@ def test_a_disk_that_is_really_full_ends_in_the_same_sentence(tmp_path: Path, si
     sentence = f"StorageError {tmp_path / 'cache'}: the image cache could not be written (no space left on device)"
     assert any(line.startswith(sentence) for line in done.stdout.splitlines()), done.stdout + done.stderr
     left = {Path(line).name for line in done.stdout.splitlines() if line.startswith(str(tmp_path / "cache") + "/")}
-    assert "lock" in left and left <= {"lock", "sources.json"}
+    assert "lock" in left and left <= {"lock", "sources.json", "pixels.json"}
 
 
 def test_a_folder_that_cannot_be_made_ends_in_a_sentence(tmp_path: Path) -> None:

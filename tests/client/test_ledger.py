@@ -136,8 +136,8 @@ def test_every_entry_is_synchronised_before_the_answer_leaves(
             order.append("sync")
         sync(handle)
 
-    monkeypatch.setattr(ledger.os, "pwrite", lambda *args: order.append("write") or write(*args))
-    monkeypatch.setattr(ledger.os, "fsync", noted)
+    monkeypatch.setattr(os, "pwrite", lambda *args: order.append("write") or write(*args))
+    monkeypatch.setattr(os, "fsync", noted)
 
     def work(_task: Task) -> Result:
         order.append("work")
@@ -259,7 +259,7 @@ def test_a_kill_at_any_step_leaves_a_ledger_that_goes_on(
 
     update = training(spoilt(0.5))
     with monkeypatch.context() as patched:
-        for module, name in ((ledger, "_append"), (ledger, "_write_head"), (gate, "keep")):
+        for module, name in ((ledger, "append"), (ledger, "write_head"), (gate, "keep")):
             patched.setattr(module, name, dying(getattr(module, name)))
         try:
             trained(folder, 1, ending_in(update))
@@ -300,7 +300,7 @@ def test_where_the_disk_is_full_nothing_leaves(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(ledger.os, "pwrite", full)
+        patched.setattr(os, "pwrite", full)
         reply = trained(folder, 1, never if step == 0 else None)
     assert refused(reply, folder) == "CONS-330"
     assert spoilt(0.1).tobytes() not in bytes_of(reply)

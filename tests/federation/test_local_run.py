@@ -198,7 +198,7 @@ def test_report_can_be_written_again(undisturbed: Run, tmp_path: Path) -> None:
 def test_an_auditor_who_has_the_fingerprints_finds_everything_signed_by_whom_it_says(undisturbed: Run) -> None:
     trusted = undisturbed.path.with_name(f"{undisturbed.path.name}.trust")
     done = run(command("consilium-audit", "verify", undisturbed.path, "--trust", trusted, "--json"), cwd=trusted.parent)
-    found = {check["name"]: check["outcome"] for check in json.loads(done.output)}
+    found = {check["name"]: check["outcome"] for check in json.loads(done.output)["checks"]}
     assert [found[name] for name in (WRITERS, INSTRUCTIONS, ANSWERS, PREVIOUS)] == ["proven"] * 4
     assert "violated" not in found.values()
 

@@ -17,6 +17,7 @@ from server.cli import app
 from server.home import Home
 from shared.documents import Admission, read_admission
 from shared.errors import ConsiliumError, DocumentError, FingerprintError, InputError
+from shared.signing import SigningKey
 
 
 @dataclass
@@ -252,6 +253,30 @@ def test_half_a_change_of_keys_is_refused(coordinator: Coordinator, anna: Hospit
     coordinator.admit(anna)
     anna.node = ec.generate_private_key(ec.SECP384R1())
     with pytest.raises(DocumentError, match="one key that is admitted and one that is not"):
+        coordinator.admit(anna, "--replace")
+
+
+def test_a_signing_key_that_was_rotated_replaces_the_one_before_for_good(
+    coordinator: Coordinator, anna: Hospital, tmp_path: Path
+) -> None:
+    before = coordinator.admit(anna)
+    first = anna.signing
+    for number in (1, 2):
+        anna.signing = SigningKey.create(tmp_path / f"{number}.key")
+        with pytest.raises(InputError, match="rotated its key, then use --replace"):
+            coordinator.admit(anna)
+        assert coordinator.admit(anna, "--replace").site_key == str(anna.signing.public)
+        assert coordinator.admit(anna).site_key == str(anna.signing.public)  # a renewal as ever
+    record = coordinator.home.registry.get("anna")
+    assert record is not None and record.node_key == anna.node_public
+    assert record.former[0].signing_key == str(first.public)
+    assert serial(before) in coordinator.revoked_serials()
+    anna.signing = first
+    with pytest.raises(DocumentError, match="revoked or replaced"):
+        coordinator.admit(anna, "--replace")
+    coordinator("revoke", "anna")
+    anna.signing = SigningKey.create(tmp_path / "3.key")
+    with pytest.raises(DocumentError, match="revoked or replaced"):  # then the node key has ended too
         coordinator.admit(anna, "--replace")
 
 

@@ -13,28 +13,32 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_rounds import Federation, quick  # noqa: F401  (the fixture shortens the waits)
 
 from benchmarks.bare_run import new_key
+from benchmarks.ledgered_run import LedgeredFederation, plain_study
 from shared.audit.records import read_run
 from shared.audit.run import check_run
 from shared.audit.signatures import ANSWERS, INSTRUCTIONS, PREVIOUS, WRITERS
 from shared.audit.trust import COORDINATOR, read_trust, trust_lines
 from shared.audit.verdict import Check, exit_status
+from shared.canonical import digest
 from shared.errors import InputError
 from shared.signing import PublicKey
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three rounds of three sites, updates kept."""
-    return conducted(tmp_path / "run")
+    return conducted(tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture
+def run(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "run"))
 
 
 def conducted(path: Path) -> Path:
-    federation = Federation.make(path, rounds=3, keep_updates=True)
-    federation.conduct()
-    return federation.folder.path
+    return LedgeredFederation.make(path, plain_study(rounds=3, keep_updates=True)).conduct()
 
 
 def fingerprints(path: Path) -> list[str]:
@@ -183,10 +187,17 @@ def test_trust_is_read_from_fingerprints_and_files(tmp_path: Path) -> None:
 
 def audit(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command, in a process that has no PyTorch and no Flower."""
-    script = (
-        "import sys; sys.modules['torch'] = None; sys.modules['flwr'] = None; "
-        "sys.argv = ['consilium-audit', *sys.argv[1:]]; from shared.audit.cli import main; main()"
-    )
+    script = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "flwr"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Absent())
+sys.argv = ["consilium-audit", *sys.argv[1:]]
+from shared.audit.cli import main
+main()
+"""
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False
     )
@@ -206,10 +217,10 @@ def test_a_bundle_is_all_that_an_auditor_needs_and_nothing_else(run: Path, tmp_p
     shutil.rmtree(run)
     done = audit("verify", packed, "--trust", trusted, "--json", "--html", tmp_path / "audit.html")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {check["outcome"] for check in json.loads(done.stdout)} == {"proven"}
+    assert {check["outcome"] for check in json.loads(done.stdout)["checks"]} == {"proven"}
     page = (tmp_path / "audit.html").read_text()
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
-    assert page.count(">Proven<") == len(json.loads(done.stdout))
+    assert page.count(">Proven<") == len(json.loads(done.stdout)["checks"])
 
 
 def test_a_bundle_with_a_strange_or_a_damaged_file_is_refused(run: Path, tmp_path: Path) -> None:
@@ -314,4 +325,14 @@ def test_exit_statuses() -> None:
 def test_the_command_needs_no_pytorch_and_prints_json(run: Path) -> None:
     done = audit("verify", run, "--json")
     assert done.returncode == 2, done.stderr
-    assert {check["outcome"] for check in json.loads(done.stdout)} == {"proven", "not checkable"}
+    assert {check["outcome"] for check in json.loads(done.stdout)["checks"]} == {"proven", "not checkable"}
+
+
+def test_a_run_of_an_older_release_whose_study_had_fewer_keys_is_the_same_study(run: Path) -> None:
+    """A key that a later release added stands in no older file, and must not change what was approved."""
+    _edit(run / "study.json", lambda study: study.pop("description"))
+    older = digest(json.loads((run / "study.json").read_text()))
+    _edit(run / "run.json", lambda record: record.update(study_digest=older))
+    name = "the study is the one that the run names"
+    (found,) = [check for check in check_run(read_run(run)) if check.name == name]
+    assert (found.outcome, "this release knows more keys" in found.why) == ("proven", True)

@@ -36,10 +36,16 @@ def parse(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", sorted({line for page in ("joining.md", "coordinating.md", "auditing.md") for line in commands(page)})
+    "line",
+    sorted({line for page in ("joining.md", "coordinating.md", "auditing.md", "budget.md") for line in commands(page)}),
 )
 def test_a_command_in_the_documentation_is_understood(line: str) -> None:
     parse(line)
+
+
+def test_the_page_of_the_budget_shows_its_commands() -> None:
+    shown = {line.split()[1] for line in commands("budget.md")}
+    assert {"budget", "close", "rotate-key", "revoke-key"} <= shown
 
 
 def test_the_pages_show_the_commands_of_joining() -> None:

@@ -1,0 +1,118 @@
+"""What images show, as SHA-256 of their decoded pixels: the same under another name, in another folder, with another header or id.
+
+pixels.json in the cache folder   the file's SHA-256 -> the digest of its pixels, so that no image is decoded for it a second time
+
+A copy with one other pixel is another image. Nothing here depends on a study's preprocessing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.cache_files import written_whole
+from client.data.source_digests import source_digests
+from shared.errors import UnreadableImageError
+from shared.imaging.files import read_image
+from shared.imaging.pixels import Pixels
+
+_NAME = "pixels.json"
+_FORMAT = "consilium/pixel-digests/1"
+#: Of an image of one single value: it tells no patient from another.
+NOBODY = ""
+
+
+def pixel_digest(pixels: Pixels) -> str:
+    """64 hex digits over height, width, channels and values; NOBODY where all values are one.
+
+    The same values give the same digest whatever number type they were stored in, and grey stored as RGB is grey.
+    """
+    array: NDArray[Any] = pixels.array
+    least, most = int(array.min()), int(array.max())
+    if least == most:
+        return NOBODY
+    if array.ndim == 3 and (array[..., :1] == array[..., 1:]).all():
+        array = array[..., 0]
+    width = np.dtype(np.uint8) if most < 1 << 8 else np.dtype("<u2") if most < 1 << 16 else np.dtype("<u4")
+    values = np.ascontiguousarray(array, dtype=width)
+    found = hashlib.sha256(f"consilium pixels 1 {values.shape}".encode())
+    found.update(values.data.cast("B"))
+    return found.hexdigest()
+
+
+class PixelDigests:
+    """What is known of the files whose SHA-256 is given; the cache's lock is held."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _NAME
+        self._known = _remembered(self._path)
+        self._changed = False
+
+    def of(self, file: str | None) -> str | None:
+        """None where it is not known."""
+        return self._known.get(file) if file is not None else None
+
+    def noting(self, file: str | None) -> Callable[[Pixels], None] | None:
+        """What to call with the pixels when `file` is decoded; None where nothing is to be learned."""
+        if file is None or file in self._known:
+            return None
+
+        def note(pixels: Pixels) -> None:
+            self._known[file] = pixel_digest(pixels)
+            self._changed = True
+
+        return note
+
+    def complete(self, files: Iterable[tuple[str, Path]], workers: int) -> None:
+        """Decode those that are not known. What can't be read stays unknown."""
+
+        def decode(file: str, path: Path) -> None:
+            if (note := self.noting(file)) is not None:
+                try:
+                    note(read_image(path))
+                except UnreadableImageError:
+                    return
+
+        missing = {file: path for file, path in files if file not in self._known}
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
+            list(pool.map(decode, missing.keys(), missing.values()))
+
+    def write(self) -> None:
+        """Raises OSError."""
+        if self._changed:
+            _write(self._path, self._known)
+            self._changed = False
+
+
+def forget_pixels(folder: Path, files: Collection[Path] | None) -> None:
+    """Know nothing of these files' pixels any more, or of none at all. Raises OSError."""
+    path = folder / _NAME
+    if files is None:
+        path.unlink(missing_ok=True)
+        return
+    known = _remembered(path)
+    gone = known.keys() & set(source_digests(folder, files).values())
+    if gone:
+        _write(path, {file: digest for file, digest in known.items() if file not in gone})
+
+
+def _write(path: Path, known: dict[str, str]) -> None:
+    with written_whole(path) as stream:
+        stream.write(json.dumps({"format": _FORMAT, "files": known}).encode())
+
+
+def _remembered(path: Path) -> dict[str, str]:
+    try:
+        stored = json.loads(path.read_bytes())
+        if stored["format"] != _FORMAT:
+            return {}
+        return {str(file): str(digest) for file, digest in stored["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,46 @@
+"""What a hospital's answer may hold where a study asks for noise: nothing that one patient changes and no noise covers (laws 3 and 4)."""
+
+from __future__ import annotations
+
+from shared.results import Evaluated, HeadResult, Prepared, Trained
+from shared.study import Study
+
+
+def exact_in_preparation(prepared: Prepared) -> list[str]:
+    """Names of what a private run's preparation may not hold."""
+    held = {
+        "parts": prepared.parts,
+        "left_out": prepared.left_out is not None,
+        "unreadable": prepared.unreadable is not None,
+        "baseline": prepared.baseline,
+        "seconds": prepared.seconds,
+    }
+    return [name for name, value in held.items() if value]
+
+
+def exact_in_training(trained: Trained) -> list[str]:
+    """Names of what a private round's answer may not hold."""
+    held = {
+        "images": trained.images is not None,
+        "patients": trained.patients is not None,
+        "epochs": trained.epochs,
+        "validation": trained.validation is not None,
+        "seconds": trained.seconds,
+    }
+    return [name for name, value in held.items() if value]
+
+
+def exact_in_evaluation(evaluated: Evaluated, study: Study) -> list[str]:
+    """Names of what the figures of a study with `evaluation.release` may not hold."""
+    names = ("patients", "images", "train_patients", "train_images")
+    exact = [name for name in names if getattr(evaluated, name) is not None]
+    exact += ["seconds"] if evaluated.seconds else []
+    exact += ["svm_choice"] if evaluated.svm_choice is not None else []
+    exact += ["svm_paper"] if evaluated.svm_paper is not None else []
+    if study.privacy is not None and study.privacy.svm is None and evaluated.svm is not None:
+        exact.append("svm")
+    for name in ("network", "svm"):
+        head: HeadResult | None = getattr(evaluated, name)
+        if head is not None and (head.noise is None or head.histogram is not None or head.auc.value is not None):
+            exact.append(name)
+    return exact

@@ -1,0 +1,119 @@
+"""A run's model becomes a weights file that a study can start from; two runs stand side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from example_run import example_study, write_example_run
+from typer.testing import CliRunner
+
+from server.checkpoint import Checkpoint, read_starting_model, write_checkpoint
+from server.cli import app
+from server.export import export_model
+from server.run_folder import RunFolder
+from server.starting_model import claim_folder, fill_folder
+from shared.aggregation import OptimiserState
+from shared.errors import InputError, RunFolderError
+from shared.models import build_network
+from shared.models.state import travelling_arrays
+from shared.run_records import RoundRecord, RoundTiming
+from shared.study import Study, load_study
+from shared.wire import flat_digest, unflatten
+
+SMALL = {
+    "preprocessing": {"region": "finding", "size": 32, "channels": 3},
+    "model": {"name": "resnet18", "norm": "group"},
+    "head": None,
+}
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return example_study(rounds=1, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def run(study: Study, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """One finished round, in which every value grew by 1e-3."""
+    folder = claim_folder(tmp_path_factory.mktemp("run") / "run")
+    fill_folder(folder, study, ["north"], weights_root=Path())
+    start = read_starting_model(folder)
+    flat = start.flat + 1e-3
+    record = RoundRecord(
+        round=1, started="now", model_in=flat_digest(start.flat), model_out=flat_digest(flat),
+        timing=RoundTiming(push=0, wait=0, aggregate=0, checkpoint=0, total=0),
+    )  # fmt: skip
+    write_checkpoint(
+        folder, record, Checkpoint(1, flat, OptimiserState.start(study.federation.optimiser, 0)), start.manifest
+    )
+    return folder
+
+
+def write(path: Path, study: Study, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump({**study.to_data(), **changes}))
+    return path
+
+
+def test_a_study_starts_from_the_exported_model(run: RunFolder, study: Study, tmp_path: Path) -> None:
+    source = write(tmp_path / "study.yaml", study)
+    target, out = tmp_path / "start" / "study.yaml", tmp_path / "start" / "model.safetensors"
+    done = CliRunner().invoke(
+        app, ["export", str(run.path), str(out), "--study", str(source), "--study-out", str(target)]
+    )
+    assert done.exit_code == 0, done.output
+    following = load_study(target)
+    assert following.digest() in done.output
+    network = build_network(following, weights_root=target.parent)
+    start = read_starting_model(run)
+    for name, values in travelling_arrays(network).items():
+        assert torch.equal(
+            torch.from_numpy(values), torch.from_numpy(unflatten(start.flat + 1e-3, start.manifest)[name])
+        )
+
+
+def test_without_its_head_a_model_starts_with_a_random_one(run: RunFolder, study: Study, tmp_path: Path) -> None:
+    exported = export_model(run, tmp_path / "model.safetensors", weights_root=Path(), head=False)
+    weights = {"weights": {**exported.weights, "file": "model.safetensors"}}
+    following = load_study(write(tmp_path / "study.yaml", study, model={**SMALL["model"], **weights}))  # type: ignore[dict-item]
+    arrays = travelling_arrays(build_network(following, weights_root=tmp_path))
+    start = unflatten(read_starting_model(run).flat, read_starting_model(run).manifest)
+    assert abs(arrays["conv1.weight"] - start["conv1.weight"] - 1e-3).max() < 1e-6
+    assert (arrays["fc.weight"] == start["fc.weight"]).all(), "the study's seed fixes it"
+
+
+def test_weights_of_a_federation_are_no_start_for_a_private_study(run: RunFolder, tmp_path: Path) -> None:
+    private = {
+        "model": SMALL["model"],
+        "training": {"optimiser": "sgd", "learning_rate": 0.1, "loss": "binary_cross_entropy"},
+        "federation": {"rounds": 1, "quorum": 1, "weighting": "uniform"},
+        "evaluation": {"baseline": False, "release": {"epsilon": 1}},
+        "privacy": {
+            "sampling_rate": 0.1, "steps_per_round": 1, "clipping_norm": 1, "normaliser": 8, "noise_multiplier": 1, "delta": 1e-5,
+        },
+    }  # fmt: skip
+    source = write(tmp_path / "study.yaml", example_study(rounds=1, **SMALL), **private)
+    arguments = ["export", str(run.path), str(tmp_path / "m.safetensors"), "--study", str(source), "--study-out"]
+    refused = CliRunner().invoke(app, [*arguments, str(tmp_path / "of-patients.yaml")])
+    assert refused.exit_code != 0 and "model.weights.origin" in str(refused.exception or refused.output)
+    taken = CliRunner().invoke(app, [*arguments, str(tmp_path / "public.yaml"), "--public"])
+    assert taken.exit_code == 0, taken.output
+
+
+def test_a_run_without_a_round_has_no_model_to_export(study: Study, tmp_path: Path) -> None:
+    folder = claim_folder(tmp_path / "run")
+    fill_folder(folder, study, ["north"], weights_root=Path())
+    with pytest.raises(RunFolderError, match="no round is finished"):
+        export_model(folder, tmp_path / "model.safetensors", weights_root=Path())
+    with pytest.raises(InputError, match="safetensors"):
+        export_model(folder, tmp_path / "model.pt", weights_root=Path())
+
+
+def test_runs_side_by_side(tmp_path: Path) -> None:
+    first, second = (write_example_run(tmp_path / name) for name in ("first", "second"))
+    done = CliRunner().invoke(app, ["compare", str(first.path), str(second.path)])
+    assert done.exit_code == 0, done.output
+    for word in ("first", "second", "no bound", "north", "balanced", "all"):
+        assert word in done.output
