@@ -72,7 +72,8 @@ class Run:
         """The report's own pooling, of the other hospitals."""
         if self.final is None or not sites:
             return None
-        rest = [evaluated for site, evaluated in sorted(self.final.sites.items()) if site not in sites]
+        aside = {*sites, *self.report.external_sites}
+        rest = [evaluated for site, evaluated in sorted(self.final.sites.items()) if site not in aside]
         positive = self.report.classes.index(self.report.positive_class)
         return pooling.pool(rest, head, positive=positive, confidence=self.report.confidence) if rest else None
 

@@ -91,7 +91,7 @@ def open_cohort(
     if roll.withdrawn:
         _require_patients(roll, profile)
     if study.privacy is None:
-        _require_classes(roll, study)
+        _require_classes(roll, profile)
     return OpenCohort(roll, replace(opened.store, readable=roll.readable))
 
 
@@ -108,6 +108,7 @@ def selected(study: Study, folder: SiteFolder) -> Cohort:
         minimum_patients=profile.policy.minimum_patients,
         withdrawn=lambda patient: tags.tag(patient) in gone,
         place=lambda patient: tags.place(study.seed, patient),
+        external=profile.role == "external_test",
     )
 
 
@@ -131,6 +132,7 @@ def _opened(
         study=study.digest(),
         images=str(getattr(store.images, "filename", "")),
         keys=tuple(record.key for record in cohort.records),
+        files=tuple((record.image, *record.masks) for record in cohort.records),
         labels=cohort.labels,
         patients=cohort.patients,
         tags=tuple(tags.tag(record.patient) for record in cohort.records),
@@ -165,9 +167,10 @@ def _require_patients(roll: Roll, profile: Profile) -> None:
         )
 
 
-def _require_classes(roll: Roll, study: Study) -> None:
+def _require_classes(roll: Roll, profile: Profile) -> None:
     """Images that can't be read, or patients who withdrew, may have been a class's last ones."""
-    for part in ("train", "test"):
+    parts: tuple[Part, ...] = ("train", "test") if profile.role == "trains" else ("test",)
+    for part in parts:
         rows = roll.parts[part]
         classes = len(np.unique(roll.labels[rows]))
         if classes < 2:

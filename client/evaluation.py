@@ -38,8 +38,9 @@ def evaluate(
     baseline: Path | None,
     keep_scores: Path | None,
     features_seconds: float = 0.0,
+    external: bool = False,
 ) -> Evaluated:
-    """Fit and test the heads on the `train` and `test` parts.
+    """Fit and test the heads on the `train` and `test` parts. An `external` test has no train part, so the network's head only.
 
     `minimum_cell` is the hospital's own; the larger of it and the study's counts. `baseline` is the scores file of
     the round-0 model: where it is missing or of other test images there is no gain. `keep_scores` is where this
@@ -60,7 +61,7 @@ def evaluate(
 
     heads = {"network": network_predictions(test, study)}
     choice: SvmChoice | None = None
-    if study.head is not None:
+    if study.head is not None and not external:
         fitted = _fitted(train, study, study.head, seed)
         choice = SvmChoice(
             C=fitted.C,

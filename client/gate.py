@@ -83,7 +83,8 @@ class Task:
     @property
     def on_ledger(self) -> Asked:
         """As what the ledger is asked."""
-        return Asked(self.folder, self.instruction, self.digest, self.study)
+        external = self.profile.role == "external_test"
+        return Asked(self.folder, self.instruction, self.digest, self.study, external=external)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,8 @@ def _admit(instruction: Instruction, digest: str, message: Message, site: _Site,
         folder, study, coordinator_key=folder.coordinator().coordinator_key, run=instruction.run, release=own
     )
     require_within(study, profile.policy)
+    if instruction.kind == "train" and profile.role == "external_test":
+        raise PolicyError("role of the profile is external_test: this site never trains")
     if instruction.round > study.federation.rounds:
         raise PolicyError(
             f"the instruction is of round {instruction.round}, but the study has {study.federation.rounds}"
@@ -323,6 +326,8 @@ def _check_prepared(prepared: Prepared, task: Task) -> None:
     known = (device_name(chosen_device(task.profile.device)), data.synthetic, data.patient_stand_in)
     if (prepared.device, prepared.synthetic, prepared.patient_stand_in) != known:
         raise EgressError("device, synthetic or patient_stand_in are not those of this site's profile")
+    if (prepared.external, prepared.artificial_part) != (task.profile.role == "external_test", data.part):
+        raise EgressError("external or artificial_part are not those of this site's profile")
     patients = sum(part.patients for part in prepared.parts.values())
     if task.study.privacy is None and patients < task.profile.policy.minimum_patients:
         raise PolicyError(

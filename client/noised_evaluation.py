@@ -37,16 +37,19 @@ class NoisedEvaluation:
 
 
 def noised_evaluation(
-    parts: Mapping[Part, PartFeatures], study: Study, *, svm: Predictions | None = None
+    parts: Mapping[Part, PartFeatures], study: Study, *, svm: Predictions | None = None, external: bool = False
 ) -> NoisedEvaluation:
-    """Fresh noise at each call. `svm` are the exact SVM's predictions on the test part, for a plain study. Raises PrivacyError."""
+    """Fresh noise at each call. `svm` are the exact SVM's predictions on the test part, for a plain study.
+
+    An `external` test fits no SVM, since it never trains: all of the noise's epsilon is the network's then. Raises PrivacyError.
+    """
     release = study.evaluation.release
     if release is None:
         raise ValueError("the study asks for no noise")
     test = _finite(parts["test"])
     heads: dict[str, Integers] = {"network": network_predictions(test, study).predicted}
     fitted: str | None = None
-    if study.privacy is not None and study.privacy.svm is not None:
+    if study.privacy is not None and study.privacy.svm is not None and not external:
         machine = _private_svm(_finite(parts["train"]), study)
         heads["svm"] = machine.predict(test.features)
         fitted = hashlib.sha256(np.ascontiguousarray(machine.weights).tobytes()).hexdigest()

@@ -1,6 +1,7 @@
 """The hospital's own page about one run: written into its own folder, mode 0600, sent to nobody.
 
-It shows what must not leave: the exact ROC curve, single images that were got wrong, and a map of the features.
+It shows what must not leave: the exact ROC curve, single images that were got wrong, where the network looks in them,
+and a map of the features.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from markupsafe import Markup
 from client.data.records import Part
 from client.features import PartFeatures
 from client.kept_scores import KeptScores
+from client.lesion_heat import HeatMaps
 from client.page_figures import (
     ImageOf,
     brier_score,
     calibration,
     confident_errors,
     feature_map,
-    png_data_uri,
     polyline,
     roc_points,
 )
+from client.page_heat import Pictures, looks
 from client.page_template import MACROS, PAGE
 from shared.metrics.classification import Predictions
 from shared.private_file import write_private
@@ -59,16 +61,17 @@ def write_page(
     scores: KeptScores,
     seed: int,
     image_of: ImageOf | None = None,
+    heat: HeatMaps | None = None,
     errors_shown: int = 6,
     sections: Sequence[Markup] = (),
 ) -> Path:
     """Write `folder`/evaluation.html, one self-contained file, and return its path.
 
     `scores` are the exact scores of the test part (`client.kept_scores.load_scores` of what `evaluate` kept);
-    `image_of(i)` gives the prepared pixels of test image i, and is asked for the shown errors only; `sections` are further ones,
-    in HTML that is escaped already. The same input
-    and seed give the same bytes. Raises StorageError where the file can't be written, ValueError where `scores` are
-    of other images than the test part.
+    `image_of(i)` gives the prepared pixels of test image i, and is asked for the shown images only; `heat` is of this
+    model (None: its network has no feature map); `sections` are further ones, in HTML that is escaped already. The same
+    input and seed give the same bytes. Raises StorageError where the file can't be written, ValueError where `scores`
+    are of other images than the test part.
     """
     test = parts["test"]
     if scores.keys != test.keys:
@@ -80,6 +83,7 @@ def write_page(
     percent = f"{100 * study.evaluation.confidence:g}"
     positive = study.task.positive_class
     points = feature_map(parts["train"], test, head.predicted != head.truth, seed=seed)
+    pictures = Pictures(image_of, heat)
     prevalence = float((head.truth == head.positive).mean())
     shown = [name for name in ("network", "svm") if name in results]
     values: dict[str, Any] = {
@@ -87,6 +91,8 @@ def write_page(
         "site": profile.site,
         "site_title": profile.title,
         "synthetic": profile.data.synthetic,
+        "external": profile.role == "external_test",
+        "artificial": profile.data.part,
         "stand_in": profile.data.patient_stand_in,
         "run": run,
         "study": study,
@@ -140,7 +146,8 @@ def write_page(
             }
             for point in points
         ],
-        "errors": _errors(scores, test, study, best, image_of, errors_shown),
+        "errors": _errors(scores, test, study, best, pictures, errors_shown),
+        "looks": looks(heat, scores.heads["network"], test.keys, classes, pictures, seed=seed),
         "part_rows": [
             _part_row(name, parts[name], len(classes)) for name in ("train", "validation", "test") if name in parts
         ],
@@ -267,13 +274,14 @@ def _calibration(name: str, head: Predictions, confidence: float) -> dict[str, A
 
 
 def _errors(
-    scores: KeptScores, test: PartFeatures, study: Study, best: str, image_of: ImageOf | None, most: int
+    scores: KeptScores, test: PartFeatures, study: Study, best: str, pictures: Pictures, most: int
 ) -> list[dict[str, Any]]:
     classes, positive = study.task.class_names, study.task.positive_class
     groups = []
     for kind, cards in confident_errors(scores.heads[best], most=most):
         shown = []
-        for card in cards:
+        images = pictures.of([card.index for card in cards])
+        for card, (image, warm) in zip(cards, images, strict=True):
             network = scores.heads["network"].scores[card.index, card.said]
             shown.append(
                 {
@@ -283,7 +291,8 @@ def _errors(
                     "said": classes[card.said],
                     "probability": f"{'SVM' if best == 'svm' else 'network'}: {100 * card.probability:.0f} %",
                     "other": f"network: {100 * network:.0f} %" if best == "svm" else "",
-                    "image": png_data_uri(image_of(card.index)) if image_of is not None else "",
+                    "image": image,
+                    "heat": warm,
                 }
             )
         title = _ERRORS[kind].format(positive) if kind in _ERRORS else "Mixed up among the other classes"

@@ -53,6 +53,7 @@ svg { display: block; max-width: 100%; height: auto; overflow: visible; } svg te
 .confusion th { font-weight: 400; font-size: 0.9rem; text-align: right; padding-right: 0.6rem; } .confusion thead th { border: 0; text-align: center; padding-right: 0.2rem; }
 .cards { display: flex; flex-wrap: wrap; gap: 0.9rem; } .card { width: 9.5rem; margin: 0; font-size: 0.82rem; line-height: 1.35; break-inside: avoid; }
 .card img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #000; border-radius: 4px; display: block; margin-bottom: 0.3rem; image-rendering: auto; }
+.card.pair { width: 19.4rem; } .pictures { display: flex; gap: 0.4rem; } .pictures img { flex: 1 1 0; min-width: 0; }
 .card code { overflow-wrap: anywhere; font-size: 0.78rem; }
 </style>
 </head>
@@ -65,6 +66,9 @@ whoever shows the page, or a figure of it, to somebody else releases something t
 <p class="soft">{{ site_title }} ({{ site }}), run {{ run }}</p>
 <h1>{{ study.title }}</h1>
 <p>{{ headline }}</p>
+{% if external %}<p class="soft">External test: this hospital never trained, and all its patients are test patients. The SVM is fitted where a hospital trains, so there is none here.</p>{% endif %}
+{% if artificial %}<p class="banner synthetic"><strong>Artificial division.</strong> This site is part {{ artificial.index + 1 }} of {{ artificial.of }} of one published data set: no such hospital exists, and differences between
+the parts are chance.</p>{% endif %}
 {% if stand_in %}<p class="soft">The data has no patient id: <code>{{ stand_in }}</code> stands in for the patient wherever this page says patient.</p>{% endif %}
 
 <div class="figures">
@@ -130,10 +134,33 @@ nothing, and training images look better separated than they are, because the ne
 
 <section><h2>The errors it is surest of ({{ best_title }})</h2>
 {% for group in errors %}<h3>{{ group.title }}</h3>
-{% if group.cards %}<div class="cards">{% for card in group.cards %}<figure class="card">{% if card.image %}<img src="{{ card.image }}" alt="test image {{ card.key }}">{% endif %}
+{% if group.cards %}<div class="cards">{% for card in group.cards %}<figure class="card{{ ' pair' if card.heat }}">{{ pictures(card) }}
 is <strong>{{ card.truth }}</strong>, said <strong>{{ card.said }}</strong><br>{{ card.probability }}<br>{{ card.other }}<br>patient <code>{{ card.patient }}</code><br><code>{{ card.key }}</code></figure>
 {% endfor %}</div>{% else %}<p>None.</p>{% endif %}
-{% endfor %}<p class="soft">Images as the network gets them (region, size and intensities as the study's preprocessing says). Worth looking at for wrong labels, artefacts and findings that the cut region misses.</p>
+{% endfor %}<p class="soft">Images as the network gets them (region, size and intensities as the study's preprocessing says). Worth looking at for wrong labels, artefacts and findings that the cut region misses.
+{% if looks %}Beside each image: where the network finds {{ positive }} (see below){{ ", whatever the SVM says" if has_svm }}.{% endif %}</p>
+</section>
+
+<section><h2>Where the network looks</h2>
+{% if looks %}<p class="soft">Grad-CAM of <em>{{ positive }}</em> at the layer <code>{{ looks.layer }}</code>: a map of {{ looks.cells }} positions, smoothed. Red to white: what raises the
+network's score of {{ positive }}; each image is scaled to its own hottest place, so that colours do not compare between images. An image without colour has nothing
+that raises it. A map shows what this network uses, not whether it is right to.</p>
+{% if looks.on_lesions %}<div class="figures">
+<div class="figure-box"><span class="soft">Heat on the lesion</span><b>{{ looks.on_lesions.inside }}</b><span class="soft">mean over {{ looks.on_lesions.images }} test images with masks</span></div>
+<div class="figure-box"><span class="soft">Area of the lesion</span><b>{{ looks.on_lesions.area }}</b><span class="soft">of the image: what heat spread evenly would give</span></div>
+<div class="figure-box"><span class="soft">Times its area</span><b>{{ looks.on_lesions.times }}</b><span class="soft">1: the network looks at the lesion no more than elsewhere</span></div>
+</div>
+<p class="soft">Share of an image's heat that lies inside its mask (energy-based pointing game), in images of all classes{% if looks.on_lesions.without %}; {{ looks.on_lesions.without }} more have no
+heat at all{% endif %}{% if looks.masked > looks.on_lesions.images + looks.on_lesions.without %}; drawn at random from {{ looks.masked }} images with masks{% endif %}.</p>
+{% elif looks.masked %}<p>None of the test images with masks has any heat, or their masks can't be read: how much of it falls on the lesions is not defined.</p>
+{% else %}<p>No test image has a mask, so how much of the heat falls on lesions can't be told.</p>{% endif %}
+{% for group in looks.groups %}<h3>{{ group.title }}</h3>
+{% if group.cards %}<div class="cards">{% for card in group.cards %}<figure class="card{{ ' pair' if card.heat }}">{{ pictures(card) }}
+is <strong>{{ card.truth }}</strong><br>{{ card.probability }}<br><code>{{ card.key }}</code></figure>
+{% endfor %}</div>{% else %}<p>None.</p>{% endif %}
+{% endfor %}
+{% else %}<p>No heat maps: {{ study.model.name }} mixes all places of the image from its first layers on (a transformer), or its last map has one single position, so that
+Grad-CAM has nothing to look at.</p>{% endif %}
 </section>
 
 {% for section in sections %}{{ section }}
@@ -160,6 +187,9 @@ MACROS = """
 {%- endmacro -%}
 {%- macro key_line(kind) -%}
 <svg width="26" height="10" viewBox="0 0 26 10"><line class="curve {{ kind }} {{ 'dashed' if kind == 'network' }}" x1="0" x2="26" y1="5" y2="5"/></svg>
+{%- endmacro -%}
+{%- macro pictures(card) -%}
+{% if card.image %}<div class="pictures"><img src="{{ card.image }}" alt="test image {{ card.key }}">{% if card.heat %}<img src="{{ card.heat }}" alt="the same with its heat map">{% endif %}</div>{% endif %}
 {%- endmacro -%}
 {%- macro glyph(shape, x, y, r, kind) -%}
 {%- if shape == 0 -%}<circle class="{{ kind }}" cx="{{ x }}" cy="{{ y }}" r="{{ r }}"/>

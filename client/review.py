@@ -207,7 +207,12 @@ def _patients(study: Study, profile: Profile) -> list[tuple[str, str]]:
     how = "as the dataset was published" if split.division == "official" else shares
     if study.privacy is not None:
         how = f"each by a keyed hash of the patient's id alone, on average {shares}"
-    rows.append(("Divided", f"by patient, {how}; only the train part changes the model"))
+    if profile.role == "external_test":
+        rows.append(("Our role", "external test: all these patients test the final model, and none of them trains it"))
+    else:
+        rows.append(("Divided", f"by patient, {how}; only the train part changes the model"))
+    if (part := profile.data.part) is not None:
+        rows.append(("Artificial", f"part {part.index + 1} of {part.of} of one data set, standing in for a hospital"))
     stand_in = profile.data.patient_stand_in
     rows.append(("A patient is", f"a {stand_in}: our data names no patients" if stand_in else "our own patient id"))
     return rows
@@ -234,7 +239,12 @@ def _counted(looking: _Looking) -> tuple[list[tuple[str, str]], Patients | None,
 def _what_leaves(looking: _Looking) -> Section:
     rows: list[tuple[str, str]] = []
     network, wire = looking.network, looking.study.federation.wire
-    if network is not None:
+    external = looking.profile.role == "external_test"
+    if network is not None and external:
+        rows.append(
+            ("Each round", "nothing: we are not asked to train. The final model comes in once, and no update goes out")
+        )
+    elif network is not None:
         size = f"{network.bytes_each_way / 1e6:.1f} MB"
         rows.append(("Each round in", f"{size}: the common model"))
         rows.append(
@@ -257,15 +267,17 @@ def _what_leaves(looking: _Looking) -> Section:
 def _how_often(looking: _Looking) -> Section:
     study, offer = looking.study, looking.publication
     federation = study.federation
+    external = looking.profile.role == "external_test"
     rows = [
-        ("Rounds", rounds_in_words(study)),
+        ("Rounds", f"{federation.rounds}, none of them here" if external else rounds_in_words(study)),
         ("Evaluations", evaluations_in_words(study)),
         ("Runs", f"{offer.runs} offered; an approval allows that many from now on{_before(looking)}"),
         ("Deadlines", f"{federation.prepare_deadline_s:g} s to prepare, {federation.round_deadline_s:g} s a round, "
                       f"{federation.evaluation_deadline_s:g} s to evaluate; whoever is later is not waited for"),
     ]  # fmt: skip
     if looking.network is not None:
-        total = 2 * federation.rounds * looking.network.bytes_each_way / 1e6
+        models = 2 if external else 2 * federation.rounds
+        total = models * looking.network.bytes_each_way / 1e6
         rows.append(("In all", f"about {total:,.0f} MB a run, in and out together"))
     return Section(title="How often", rows=rows)
 

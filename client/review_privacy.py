@@ -162,6 +162,15 @@ def _private(
             "its first answer leaves. A round that has to be begun again draws fresh noise and is charged again",
         )
     )
+    if profile.role == "external_test":
+        counts = events_of(evaluation_mechanism(study))
+        rows.append(
+            (
+                "Our role",
+                "external test: we never train and fit no SVM. The whole run is reserved all the same, and when it is closed a patient is "
+                f"charged with the test counts alone (epsilon {rdp_epsilon(counts, delta):.3f})",
+            )
+        )
     if lifetime is None:
         return [*rows, ("Budget for life", "none is set (policy.lifetime), so private studies are refused")], []
     more, over = _lifetime_rows(events, lifetime, budgeted.charged, everybody_on_ledger)

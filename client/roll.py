@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -24,13 +25,14 @@ class Roll:
     """N rows of the prepared images in the file `images`; `parts` hold ascending rows, of readable images only.
 
     `labels` (N,) are class indices, `patients` (N,) codes, `tags` the patients' and `pixels` the images'
-    (`client.withdrawn.Tags`; empty where nothing is known), `readable` (N,) bool. A row of a patient who has withdrawn since is empty, and
-    in no part.
+    (`client.withdrawn.Tags`; empty where nothing is known), `readable` (N,) bool, `files` each record's image and then its masks. A row
+    of a patient who has withdrawn since is empty, and in no part.
     """
 
     study: str
     images: str
     keys: tuple[str, ...]
+    files: tuple[tuple[Path, ...], ...]
     labels: NDArray[np.int64]
     patients: NDArray[np.int64]
     tags: tuple[str, ...]
@@ -72,6 +74,7 @@ class Roll:
         return replace(
             self,
             keys=tuple("" if empty else key for key, empty in zip(self.keys, gone, strict=True)),
+            files=tuple(() if empty else files for files, empty in zip(self.files, gone, strict=True)),
             tags=tuple("" if empty else tag for tag, empty in zip(self.tags, gone, strict=True)),
             pixels=tuple("" if empty else image for image, empty in zip(self.pixels, gone, strict=True)),
             labels=labels,
@@ -90,6 +93,7 @@ def load_roll(run_folder: Path) -> Roll | None:
                 study=str(stored["study"]),
                 images=str(stored["images"]),
                 keys=tuple(stored["keys"].tolist()),
+                files=tuple(tuple(Path(path) for path in json.loads(row)) for row in stored["files"].tolist()),
                 labels=stored["labels"],
                 patients=stored["patients"],
                 tags=tuple(stored["tags"].tolist()),
@@ -109,6 +113,7 @@ def save_roll(run_folder: Path, roll: Roll) -> None:
         "study": np.array(roll.study),
         "images": np.array(roll.images),
         "keys": np.array(roll.keys, dtype=np.str_),
+        "files": np.array([json.dumps([str(path) for path in files]) for files in roll.files], dtype=np.str_),
         "labels": roll.labels,
         "patients": roll.patients,
         "tags": np.array(roll.tags, dtype=np.str_),

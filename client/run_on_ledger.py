@@ -4,6 +4,9 @@ prepare    COHORT and RESERVE of the whole run, once the data is open and before
 train      START before data is opened; SETTLE of the update before it leaves
 evaluate   RELEASE of the figures; CLOSE after the study's last round
 
+A site of the external test reserves the whole run like the others: an upper bound, held against its budget while the run lasts. It never
+enters START and fits no SVM, so that after CLOSE its patients are charged with the figures of the evaluation alone.
+
 A private run is held against the lifetime budget when it is reserved, and again when a round must be begun anew. It releases nothing of
 its preparation, and its figures once.
 
@@ -45,12 +48,13 @@ Patients = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An instruction that passed the gate: what is entered for it, and where."""
+    """An instruction that passed the gate: what is entered for it, and where. `external`: the site never trains."""
 
     folder: SiteFolder
     instruction: Instruction
     digest: str
     study: Study
+    external: bool = False
 
     @property
     def private(self) -> bool:
@@ -270,7 +274,8 @@ def _release(ledger: OpenLedger, run: RunOnLedger, asked: Asked, answer: Answer,
     digest = figures_digest(figures)
     if digest in {one.figures for one in run.releases} and (run.closed or run.bounded):
         return
-    fitted = svm_mechanism(asked.study.privacy) if asked.study.privacy is not None else None
+    privacy = asked.study.privacy
+    fitted = svm_mechanism(privacy) if privacy is not None and not asked.external else None
     if answer.evaluated is not None and fitted is not None:
         if svm is None:
             raise LedgerError("the study has a private SVM, but none was fitted")

@@ -26,6 +26,7 @@ from client.evaluation import evaluate, network_predictions
 from client.features import PartFeatures
 from client.gate import Result, Task
 from client.kept_scores import load_scores
+from client.lesion_heat import HeatMaps
 from client.noised_evaluation import noised_evaluation
 from client.own_runs import keep_figures, on_record
 from client.page import write_page
@@ -176,6 +177,8 @@ def _prepare(bench: _Bench) -> Prepared:
         unreadable=None if private else bench.cohort.roll.unreadable,
         synthetic=task.profile.data.synthetic,
         patient_stand_in=task.profile.data.patient_stand_in,
+        external=task.profile.role == "external_test",
+        artificial_part=task.profile.data.part,
         device=device_name(bench.device),
         precision=bench.precision,
         memory_format=bench.memory_format,
@@ -327,7 +330,8 @@ def _evaluate(bench: _Bench) -> Result:
     task, study = bench.task, bench.task.study
     _show(task, "evaluate", 0, 0)
     parts = {part: bench.features(part) for part in PARTS}
-    noise = noised_evaluation(parts, study) if study.privacy is not None else None
+    external = task.profile.role == "external_test"
+    noise = noised_evaluation(parts, study, external=external) if study.privacy is not None else None
     try:
         evaluated = _evaluated(bench, parts, begun)
         _keep(bench, parts, evaluated)
@@ -362,6 +366,7 @@ def _keep(bench: _Bench, parts: dict[Part, PartFeatures], evaluated: Evaluated) 
         scores=load_scores(_scores(bench, task.instruction.model_digest)),
         seed=derived_seed("page", task.study.seed, task.profile.site),
         image_of=_pictures(bench),
+        heat=_heat(bench),
         sections=_sections(bench),
     )
 
@@ -392,6 +397,7 @@ def _evaluated(bench: _Bench, parts: dict[Part, PartFeatures], begun: float) -> 
         baseline=_scores(bench, earlier) if earlier is not None else None,
         keep_scores=_scores(bench, task.instruction.model_digest),
         features_seconds=time.perf_counter() - begun,
+        external=task.profile.role == "external_test",
     )
 
 
@@ -408,6 +414,19 @@ def _pictures(bench: _Bench) -> Callable[[int], np.ndarray[tuple[int, ...], np.d
         return np.asarray(stored, dtype=np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
 
     return picture
+
+
+def _heat(bench: _Bench) -> HeatMaps | None:
+    """Where the network as it is now looks, for the hospital's own page; None where it has no feature map."""
+    rows, study = bench.cohort.parts["test"], bench.task.study
+    batches = bench.batches("test")
+    return HeatMaps.of(
+        bench.network,
+        lambda some: batches.of_rows(rows[np.asarray(some, dtype=np.int64)])[0],
+        files=[bench.cohort.roll.files[row] for row in rows],
+        recipe=study.preprocessing,
+        positive_index=study.task.positive_index,
+    )
 
 
 def _defined(value: float) -> float | None:

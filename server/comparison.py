@@ -53,8 +53,14 @@ def comparison(sides: list[Side]) -> Table:
                 continue
             for figure, name in FIGURES.items():
                 cells = [_cell(getattr(one, figure) if one is not None else None) for one in found]
-                table.add_row(site or "all", title, name, *cells)
+                table.add_row(_title(site, sides), title, name, *cells)
     return table
+
+
+def _title(site: str | None, sides: list[Side]) -> str:
+    if site is None:
+        return "all that trained" if any(side.report.external_sites for side in sides) else "all"
+    return f"{site} (external test)" if any(site in side.report.external_sites for side in sides) else site
 
 
 def _head(report: Report, site: str | None, head: str) -> HeadReport | PooledHead | None:

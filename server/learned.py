@@ -9,7 +9,7 @@ hospitals, its interval the noise included. A single hospital's counts may be to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from server.run_folder import RunFolder
@@ -28,10 +28,14 @@ class Question:
     yes: bool
 
 
-def questions(study: Study, sites: Mapping[str, Evaluated]) -> list[Question]:
-    """Every question that the run's evaluation can answer; a figure that is missing is answered with no."""
+def questions(study: Study, sites: Mapping[str, Evaluated], external: Collection[str] = ()) -> list[Question]:
+    """Every question that the run's evaluation can answer; a figure that is missing is answered with no.
+
+    What is asked of all hospitals is asked of those that trained, without the `external` ones.
+    """
+    trained = {site: one for site, one in sites.items() if site not in external}
     if any(one.network.noise is not None for one in sites.values()):
-        return _of_noised_counts(study, sites)
+        return _of_noised_counts(study, trained)
     asked: list[Question] = []
     for site, result in sorted(sites.items()):
         head = result.svm or result.network
@@ -46,7 +50,7 @@ def questions(study: Study, sites: Mapping[str, Evaluated]) -> list[Question]:
     heads: tuple[HeadKey, ...] = ("network", "svm") if study.head is not None else ("network",)
     for name in heads:
         pooled = pool(
-            [sites[site] for site in sorted(sites)],
+            [trained[site] for site in sorted(trained)],
             name,
             positive=study.task.positive_index,
             confidence=study.evaluation.confidence,
@@ -103,7 +107,8 @@ def questions_of_run(folder: RunFolder) -> list[Question]:
         raise RunFolderError(
             f"{folder.path}: this run has no final evaluation, so nothing can be said of what it learned"
         )
-    return questions(folder.study(), final.sites)
+    external = {site for record in folder.rounds() for site, one in record.prepared.items() if one.external}
+    return questions(folder.study(), final.sites, external)
 
 
 def _interval(name: str, value: float | None, low: float | None, high: float | None) -> str:

@@ -72,6 +72,10 @@ class Coordinator:
         self.folder.update_run(state="finished", ended=_now())
         self._signed_are_kept()
 
+    def _external(self) -> set[str]:
+        """Sites that said in their preparation that they never train."""
+        return {site for site, one in self.prepared.items() if one.external}
+
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def _wait_for_sites(self) -> None:
@@ -106,7 +110,7 @@ class Coordinator:
             self._take_prepared(arrival, missing, timing, sent)
         waited = time.monotonic() - clock - pushed
         missing += self._never_asked(missing)
-        self._require_quorum(len(self.prepared), missing, "prepared")
+        self._require_quorum(len(self.prepared.keys() - self._external()), missing, "prepared")
         if number == 0:
             record = RoundRecord(
                 round=0, started=started, model_in=flat_digest(self.start.flat), model_out=flat_digest(self.start.flat),
@@ -140,7 +144,8 @@ class Coordinator:
         started, clock = _now(), time.monotonic()
         self._note("round", number=number, phase="train")
         online = self.exchange.online()
-        ready = {site: node for site, node in online.items() if site in self.prepared}
+        training = self.prepared.keys() - self._external()
+        ready = {site: node for site, node in online.items() if site in training}
         self._invite_latecomers(number, online)
         sent = self._send("train", number, ready, checkpoint.flat, self.plan.round_deadline_s)
         pushed = time.monotonic() - clock
@@ -151,7 +156,7 @@ class Coordinator:
         missing: list[Miss] = []
         busy = 0.0
         for arrival in self._arrivals(
-            "train", number, checkpoint.flat, self.plan.round_deadline_s, trained, missing, known=self.prepared
+            "train", number, checkpoint.flat, self.plan.round_deadline_s, trained, missing, known=training
         ):
             begun = time.monotonic()
             if (arrival.asked.kind, arrival.asked.round) != ("train", number):
@@ -165,7 +170,7 @@ class Coordinator:
                     self._note_miss(number, miss)
             busy += time.monotonic() - begun
         waited = time.monotonic() - clock - pushed - busy
-        missing += self._never_asked(missing, trained)
+        missing += self._never_asked(missing, [*trained, *self._external()])
         self._require_quorum(len(trained), missing, f"finished round {number}")
 
         self._note("round", number=number, phase="aggregate")
@@ -244,7 +249,8 @@ class Coordinator:
     ) -> Iterator[Arrival]:
         """What comes back for this message. A site of `known` that started anew, or was away, is asked again before the deadline.
 
-        One that is away is waited for only while there are too few without it, and while there still can be enough.
+        One that is away is waited for only while there are too few without it, and while there still can be enough. Who never trains
+        does not count for the quorum.
         """
         limit = time.monotonic() + deadline_s
         quorum = 1 if kind == "evaluate" else self.plan.quorum
@@ -254,7 +260,8 @@ class Coordinator:
             return set(known) - said_no - set(self.refused_to_prepare)
 
         def settled() -> bool:
-            return len(present) >= quorum or len(possible() | set(present)) < quorum
+            aside = set() if kind == "evaluate" else self._external()
+            return len(present.keys() - aside) >= quorum or len((possible() | set(present)) - aside) < quorum
 
         def again(online: Mapping[str, int], away: set[str]) -> None:
             wanted = possible() - set(present) - self.exchange.outstanding(kind, number)
@@ -283,7 +290,8 @@ class Coordinator:
                 self._keep(arrival)
                 self.prepared[site] = answer.prepared
                 self.refused_to_prepare.pop(site, None)
-                self._note("site", number=0, site=site, phase="waiting", text="prepared")
+                text = "prepared; it never trains and tests the final model" if answer.prepared.external else "prepared"
+                self._note("site", number=0, site=site, phase="waiting", text=text)
         if miss is not None:
             missing.append(miss)
             if miss.reason in ("refused", "invalid"):  # one that did not answer is asked again at the next round
@@ -384,7 +392,7 @@ class Coordinator:
         }
         self._send("prepare", 0, fresh, self.start.flat, self.plan.prepare_deadline_s)
 
-    def _never_asked(self, missing: list[Miss], present: Mapping[str, object] | None = None) -> list[Miss]:
+    def _never_asked(self, missing: list[Miss], present: Iterable[str] | None = None) -> list[Miss]:
         """The sites that got no message: they were away, or had refused to prepare, which then is the reason."""
         known = {miss.site for miss in missing} | set(present if present is not None else self.prepared)
         away = sorted(set(self.expected) - known)
@@ -428,8 +436,10 @@ class Coordinator:
                 f"{miss.site}: {miss.reason}{f' ({miss.code})' if miss.code else ''}{self._other_release(miss)}"
                 for miss in missing
             )
+            aside = sorted(self._external())
+            never = f" ({', '.join(aside)} never train and don't count)" if aside else ""
             raise QuorumError(
-                f"{present} of {len(self.expected)} sites {what}, but the quorum is {self.plan.quorum}. {reasons}"
+                f"{present} of {len(self.expected)} sites {what}{never}, but the quorum is {self.plan.quorum}. {reasons}"
             )
 
     def _note_miss(self, number: int, miss: Miss) -> None:

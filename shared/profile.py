@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.errors import ProfileError
 from shared.exact import WrittenExact, WrittenShare
@@ -21,6 +21,28 @@ from shared.yaml_source import read_yaml, validate
 Output = Literal["network", "svm", "baseline", "gain", "classes", "histogram"]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+#: `trains`: its train part changes the model; `external_test`: it never trains, and all its patients test the final model.
+Role = Literal["trains", "external_test"]
+
+
+class ArtificialPart(Strict):
+    """One of several parts that a published set is cut into, so that it can stand for several hospitals, which it does not come from.
+
+    A patient is in part `index` where a hash of `seed` and the patient's id, modulo `of`, is `index`: parts of one `of` and `seed` share
+    no patient, however many sites there are.
+    """
+
+    index: int = Field(ge=0, description="from 0")
+    of: int = Field(ge=2, description="number of parts")
+    seed: int = Field(default=1, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> ArtificialPart:
+        if self.index >= self.of:
+            raise ValueError(f"index counts from 0, so it must be below of ({self.of}), but is {self.index}")
+        return self
 
 
 class SiteData(Strict):
@@ -36,6 +58,10 @@ class SiteData(Strict):
     label_field: Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]+$")] | None = Field(
         default=None,
         description="layout dicom_folder without a labels.csv: keyword of the header field that holds the label, e.g. SeriesDescription",
+    )
+    part: ArtificialPart | None = Field(
+        default=None,
+        description="only this part of the patients, where one published set stands for several sites: every report says so",
     )
     unreadable: Literal["stop", "skip"] = Field(default="stop", description="what to do at an image that can't be read")
 
@@ -83,6 +109,11 @@ class Profile(Strict):
     format: Literal["consilium/profile/1"] = Field(alias="schema")
     site: Name
     title: str = Field(max_length=200)
+    role: Role = Field(
+        default="trains",
+        description="external_test: never trains; all its patients that the study selects test the final model, and the report shows them "
+        "apart",
+    )
     data: SiteData
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: int | None = Field(default=None, ge=1, description="CPU threads; None shares the machine's cores evenly")

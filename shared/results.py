@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from shared.exact import Exact
+from shared.profile import ArtificialPart
 from shared.schema import Name, Sha256, Strict
 
 Head = Literal["network", "svm"]
@@ -145,6 +146,10 @@ class Prepared(Strict):
     unreadable: Count | None = Field(description="None in a private run")
     synthetic: bool
     patient_stand_in: str | None
+    external: bool = Field(default=False, description="the site never trains: it tests the final model, by its profile")
+    artificial_part: ArtificialPart | None = Field(
+        default=None, description="its data is one part of a published set that was cut up to stand for several sites"
+    )
     device: str
     precision: Literal["fp32", "bf16"]
     memory_format: Literal["contiguous", "channels_last"]

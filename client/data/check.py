@@ -56,7 +56,10 @@ def check_profile(profile: Profile, study: Study | None, console: Console) -> bo
     if study is not None:
         try:
             cohort = choose(
-                study, replace(holding, records=found.usable), minimum_patients=profile.policy.minimum_patients
+                study,
+                replace(holding, records=found.usable),
+                minimum_patients=profile.policy.minimum_patients,
+                external=profile.role == "external_test",
             )
             _print_cohort(cohort, study, console)
             chosen = cohort.records
@@ -90,6 +93,8 @@ def _heading(profile: Profile, study: Study | None, console: Console) -> None:
         )
     else:
         _say(console, "Synthetic: no")
+    if profile.role == "external_test":
+        _say(console, "Role: external test. This site never trains; all its patients test the final model")
     if study is not None:
         _say(console, f"Study: {study.name} ({study.title})")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from client.data.busi import Busi
@@ -14,8 +15,9 @@ from client.data.image_folder import ImageFolder
 from client.data.isic2019 import Isic2019
 from client.data.medmnist import MedMnist
 from client.data.records import Adapter, Configurable, Holding, Unit
+from client.data.splits import draw_key
 from shared.errors import DataError, ProfileError
-from shared.profile import Profile, SiteData
+from shared.profile import ArtificialPart, Profile, SiteData
 
 ADAPTERS: Mapping[str, Adapter] = {
     "busi": Busi(),
@@ -54,12 +56,12 @@ def adapter_for(data: SiteData) -> Adapter:
 
 
 def read_holding(data: SiteData, *, unit: Unit) -> Holding:
-    """Read a profile's data in its layout, problems and all.
+    """Read a profile's data in its layout, problems and all; where the profile names a part, its patients only.
 
     Raises ProfileError for an unknown layout, a setting that it lacks, or a stand-in for the patient that the profile does not name (every
     report repeats what it names); DataError where the data is not of that layout.
     """
-    holding = adapter_for(data)(Path(data.root), unit=unit)
+    holding = _part_of(adapter_for(data)(Path(data.root), unit=unit), data.part)
     stand_in = holding.patient_stand_in
     if stand_in is not None and stand_in != data.patient_stand_in:
         said = "nothing" if data.patient_stand_in is None else f"'{data.patient_stand_in}'"
@@ -68,6 +70,24 @@ def read_holding(data: SiteData, *, unit: Unit) -> Holding:
             f"{said}; write patient_stand_in: {stand_in}"
         )
     return holding
+
+
+def _part_of(holding: Holding, part: ArtificialPart | None) -> Holding:
+    """The records of the part's patients; what could not be used has no patient, and stays."""
+    if part is None:
+        return holding
+    records = tuple(record for record in holding.records if in_part(record.patient, part))
+    all_patients, patients = (len({record.patient for record in some}) for some in (holding.records, records))
+    note = (
+        f"artificial division: this site is part {part.index + 1} of {part.of} of the data and sees {patients} of {all_patients} patients "
+        f"({len(records)} of {len(holding.records)} records); every report says so"
+    )
+    return replace(holding, records=records, notes=(*holding.notes, note))
+
+
+def in_part(patient: str, part: ArtificialPart) -> bool:
+    """Whether the patient with this id is in the part: a matter of the id and the part's seed alone."""
+    return int(draw_key(part.seed, "part", patient), 16) % part.of == part.index
 
 
 def open_holding(profile: Profile, *, unit: Unit) -> Holding:

@@ -58,12 +58,16 @@ def choose(
     minimum_patients: int,
     withdrawn: Withdrawn = _nobody,
     place: Callable[[str], float] | None = None,
+    external: bool = False,
 ) -> Cohort:
     """Select, balance and divide a holding's records as the study says; those of patients who have withdrawn are in no part.
 
     A private study's patients are divided by `place` (`client.data.splits.parts_by_id`; without it by a hash of seed and id), and no class
     is looked for. Else every class that remains has records in all three parts and, in train, at least as many patients as the SVM's
     largest number of folds.
+
+    For an `external` test all that is selected is test: nothing is balanced, no official division is followed, and each class needs a
+    patient (in a private study none is looked for).
 
     Raises DataError (nothing selected, an attribute that the layout lacks, too few of a class), SplitLeakError (official division), and
     PolicyError where fewer than `minimum_patients` patients are reached.
@@ -84,14 +88,18 @@ def choose(
         )
     dropped: list[int] = []
     by_id = (place or _public_place(study)) if study.privacy is not None else None
+    if external:
+        by_id = _all_test
     cohort = _divide(labelled, study, left_out, holding.problems, dropped, withdrawn, by_id)
+    if external and study.privacy is None:
+        _require_classes(cohort, study)
     while by_id is None and (scarce := _scarce(cohort, study, dropped)):
         if not _may_leave_out(scarce, study, dropped):
             raise _unservable(scarce, study)
         dropped.extend(scarce)
         labelled = [(record, label) for record, label in labelled if label not in scarce]
         cohort = _divide(labelled, study, left_out, holding.problems, dropped, withdrawn)
-    if study.data.balanced is not None:
+    if study.data.balanced is not None and not external:
         cohort = _divide(
             _balance(labelled, study, study.data.balanced), study, left_out, holding.problems, dropped, withdrawn
         )
@@ -103,6 +111,18 @@ def choose(
             f"the study reaches {_plural(reached, 'patient')}, but policy.minimum_patients of the profile is {minimum_patients}"
         )
     return cohort
+
+
+def _all_test(_patient: str) -> float:
+    return 0.0
+
+
+def _require_classes(cohort: Cohort, study: Study) -> None:
+    """Raise DataError where an external test lacks a class, unless the study lets a site leave it out and two remain."""
+    there = set(cohort.labels[cohort.parts["test"]].tolist())
+    absent = {index: "has no patient at all" for index in range(len(study.task.classes)) if index not in there}
+    if absent and not _may_leave_out(absent, study, ()):
+        raise _unservable(absent, study)
 
 
 def _public_place(study: Study) -> Callable[[str], float]:

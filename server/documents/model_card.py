@@ -8,7 +8,7 @@ from server.documents.parts import Block, Bullets, Document, Facts, Fill, Paragr
 from server.report.noised_words import above_chance, chance, noised
 from server.report.page import CLASS_COLUMNS, COLUMNS
 from server.report.schema import ClassFigures, Figure, HeadReport, PooledHead, Report
-from server.report.words import HEADS, all_hospitals, class_words, joined, moment, number, span, units
+from server.report.words import HEADS, all_hospitals, class_words, joined, moment, name_of, number, span, units
 
 
 def model_card(report: Report) -> Document:
@@ -170,6 +170,10 @@ def _data(report: Report, parts: tuple[str, ...]) -> list[Block]:
             if report.stand_ins
             else "by the hospitals' own ids",
         ),
+        (
+            "Artificial division",
+            joined(report.artificial_sites) if report.artificial_sites else "none, as the hospitals declare",
+        ),
         ("Selected", _selected(report.study["data"]["select"])),
     ]
     if "train" in parts:
@@ -192,9 +196,14 @@ def _analyses(report: Report) -> list[Block]:
         rows = [
             [name, *(_figure(getattr(result, field)) for field, _ in columns)]
             for name, site in report.sites.items()
-            if (result := getattr(site, head)) is not None
+            if (result := getattr(site, head)) is not None and name not in report.external_sites
         ]
         rows.append([all_hospitals(report), *(_figure(getattr(pooled, field)) for field, _ in columns)])
+        rows += [
+            [name_of(report, name), *(_figure(getattr(result, field)) for field, _ in columns)]
+            for name in report.external_sites
+            if (result := getattr(report.sites[name], head)) is not None
+        ]
         blocks.append(
             Table(
                 f"{_head_name(report, head)}, final model, by hospital.",
@@ -265,8 +274,15 @@ def _caveats(report: Report) -> Bullets:
         )
     if report.not_evaluated:
         items.append(f"Not evaluated at {joined([one.site for one in report.not_evaluated])}.")
+    if report.artificial_sites:
+        items.append(
+            f"Artificial division ({joined(report.artificial_sites)}): parts of a published set stand for hospitals that do not exist."
+        )
+    outside = joined(report.external_sites)
     items += [
-        "The test patients come from the hospitals that trained. How the model does at another hospital is not known.",
+        f"{outside} never trained and tested the model as an outsider; all other test patients come from the hospitals that trained."
+        if report.external_sites
+        else "The test patients come from the hospitals that trained. How the model does at another hospital is not known.",
         "It is one training run with one seed; the intervals do not cover another run.",
         "Precision depends on how common the positive class is in these test parts.",
         "Whether federating was worth it for a hospital, against training alone, was not measured.",

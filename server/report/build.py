@@ -44,6 +44,7 @@ def build_report(folder: RunFolder) -> Report:
     study, run, rounds, final = folder.study(), folder.run(), folder.rounds(), folder.final()
     prepared = {site: answer for record in rounds for site, answer in record.prepared.items()}
     names = sorted({*run.expected, *prepared, *(final.sites if final else ()), *(s for r in rounds for s in r.trained)})
+    external = sorted(site for site, answer in prepared.items() if answer.external)
     return Report(
         run=_run(run, study, rounds, final),
         classes=list(study.task.class_names),
@@ -56,7 +57,11 @@ def build_report(folder: RunFolder) -> Report:
         synthetic_sites=sorted(site for site, answer in prepared.items() if answer.synthetic),
         stand_ins={s: answer.patient_stand_in for s, answer in sorted(prepared.items()) if answer.patient_stand_in},
         sites={site: _site(site, study, run, rounds, prepared.get(site), final) for site in names},
-        pooled=_pooled(final.sites, study) if final else Pooled(),
+        external_sites=external,
+        artificial_sites=sorted(site for site, answer in prepared.items() if answer.artificial_part),
+        pooled=_pooled({site: one for site, one in final.sites.items() if site not in external}, study)
+        if final
+        else Pooled(),
         rounds=[_round(record) for record in rounds],
         privacy=privacy_report(study, names, rounds, ledgers_of(folder)) if study.privacy is not None else None,
         study=study.to_data(),
@@ -138,6 +143,8 @@ def _data(prepared: Prepared) -> DataReport:
         unreadable=prepared.unreadable,
         synthetic=prepared.synthetic,
         patient_stand_in=prepared.patient_stand_in,
+        external=prepared.external,
+        artificial_part=prepared.artificial_part,
     )
 
 

@@ -13,6 +13,7 @@ from server.report.words import (
     all_hospitals,
     class_words,
     course,
+    external_test,
     found_text,
     joined,
     kept_apart,
@@ -49,6 +50,7 @@ def summary(report: Report) -> list[Statement]:
         Statement(counted, "plain", "counted"),
         _balanced(report, head, pooled),
         _each_site(report, head),
+        *external_test(report),
         Statement(
             "What the rounds taught is not known: figures leave once, of the final model, so there is none of round 0. No AUC is known, "
             "since no score leaves. Whether a hospital would have done as well alone was not measured either.",
@@ -151,7 +153,11 @@ def _balanced(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
 
 
 def _each_site(report: Report, head: HeadName) -> Statement:
-    results = {site: result for site, one in report.sites.items() if (result := getattr(one, head)) is not None}
+    results = {
+        site: result
+        for site, one in report.sites.items()
+        if site not in report.external_sites and (result := getattr(one, head)) is not None
+    }
     shown = [site for site, result in results.items() if above_chance(report, result) == "shown"]
     open_ = [site for site in results if site not in shown]
     if not open_:

@@ -87,6 +87,7 @@ def render(report: Report) -> str:
         judged=noised_words.judged(report),
         count_noise=_count_noise(report),
         all_name=words.all_hospitals(report),
+        name_of=lambda site: words.name_of(report, site),
         main=words.main_head(report),
         heads=_heads(report),
         head_names=words.HEADS,
@@ -142,13 +143,14 @@ def _columns(report: Report, columns: Sequence[tuple[str, str]]) -> list[tuple[s
 def _judged_chart(report: Report) -> Markup | None:
     """The figure that is compared with chance, by hospital and for all."""
     judged, chance = noised_words.judged(report), noised_words.chance(report)
-    title = dict(COLUMNS)[judged]
+    figure_title = dict(COLUMNS)[judged]
     rows: list[Interval] = []
     for style, (name, site) in enumerate(report.sites.items()):
         for head in _heads(report):
             result = _head_of(site, head)
             if result is not None:
-                rows.append(_row(f"{name}, {words.HEADS[head]}", style, getattr(result, judged), filled=head == "svm"))
+                title = f"{words.name_of(report, name)}, {words.HEADS[head]}"
+                rows.append(_row(title, style, getattr(result, judged), filled=head == "svm"))
     for head in _heads(report):
         pooled: PooledHead = getattr(report.pooled, head)
         name = f"{words.all_hospitals(report).lower()}, {words.HEADS[head]}"
@@ -157,8 +159,8 @@ def _judged_chart(report: Report) -> Markup | None:
         return None
     lowest = min([chance, *(end for row in rows for end in (row.low, row.value) if end is not None)])
     return charts.interval_chart(
-        rows, label=f"{title} with {report.confidence * 100:g} % interval by hospital and for all; figures in the table below",
-        x_label=title, x_range=(max(0.0, 0.1 * int(lowest * 10 - 0.5)), 1.0), reference=chance, says="chance",
+        rows, label=f"{figure_title} with {report.confidence * 100:g} % interval by hospital and for all; figures in the table below",
+        x_label=figure_title, x_range=(max(0.0, 0.1 * int(lowest * 10 - 0.5)), 1.0), reference=chance, says="chance",
     )  # fmt: skip
 
 
@@ -197,7 +199,13 @@ def _gain_chart(report: Report) -> Markup | None:
     for style, (name, site) in enumerate(report.sites.items()):
         for head in _heads(report):
             result = _head_of(site, head)
-            add(f"{name}, {words.HEADS[head]}", style, result.gain if result else None, head, False)
+            add(
+                f"{words.name_of(report, name)}, {words.HEADS[head]}",
+                style,
+                result.gain if result else None,
+                head,
+                False,
+            )
     for head in _heads(report):
         add(
             f"{words.all_hospitals(report).lower()}, {words.HEADS[head]}",
@@ -302,7 +310,7 @@ def _confusions(report: Report) -> list[tuple[str, list[tuple[str, list[list[tup
     heads = _heads(report)
     found = [
         (
-            name,
+            words.name_of(report, name),
             [
                 (words.HEADS[head], shares(result.confusion))
                 for head in heads

@@ -80,8 +80,11 @@ def _site(
         )  # fmt: skip
     run, claim, lifetime = ledger.run, ledger.run.reserve.claim, ledger.lifetime
     again = charged_events(run) if run.redone else None
+    spent = (
+        charged_events(run) if run.closed and not run.attempts else None
+    )  # of one that never trained, the figures alone
     return SitePrivacy(
-        epsilon=as_float(claim.epsilon),
+        epsilon=_pld(tuple(spent), as_float(claim.delta)) if spent else as_float(claim.epsilon),
         delta=claim.delta,
         source="ledger",
         updates=updates,

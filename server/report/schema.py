@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from server.report.schema_privacy import PrivacyReport
+from shared.profile import ArtificialPart
 from shared.results import Count, Difference, PartCounts, SvmChoice
 from shared.run_records import Miss, RoundTiming, State
 from shared.schema import Strict
@@ -163,6 +164,13 @@ class DataReport(Strict):
     patient_stand_in: str | None = Field(
         description="the id that stands in for the patient, where the data has no patient id; null where it has"
     )
+    external: bool = Field(
+        default=False, description="whether the hospital never trained and tested the final model as an outsider"
+    )
+    artificial_part: ArtificialPart | None = Field(
+        default=None,
+        description="which part of a published set that was cut up to stand for several hospitals; null for a hospital's own data",
+    )
 
 
 class Machine(Strict):
@@ -285,8 +293,15 @@ class Report(Strict):
     )
     synthetic_sites: list[str]
     stand_ins: dict[str, str] = Field(description="by site, the id that stands in for the patient")
+    external_sites: list[str] = Field(
+        default_factory=list,
+        description="hospitals of the external test: they never trained, and are in no pooled figure",
+    )
+    artificial_sites: list[str] = Field(
+        default_factory=list, description="sites whose data is a part of a set that was divided artificially"
+    )
     sites: dict[str, SiteReport]
-    pooled: Pooled
+    pooled: Pooled = Field(description="all hospitals that trained, together")
     rounds: list[RoundReport]
     privacy: PrivacyReport | None = Field(
         description="null for a plain study: nothing bounds what it says of a patient"

@@ -65,12 +65,13 @@ def summary(report: Report) -> list[Statement]:
     said = [course(report)]
     head = main_head(report)
     if head is None:
-        return [*said, _no_evaluation(report)]
+        return [*said, _no_evaluation(report), *external_test(report)]
     pooled: PooledHead | None = getattr(report.pooled, head)
     if pooled is not None:
         said += [_found(report, head, pooled), _ranked(report, head, pooled)]
         said += [_learned(report, name) for name in BOTH if getattr(report.pooled, name) is not None]
         said.append(_each_site(report, head))
+    said += external_test(report)
     said.append(
         Statement(
             "Whether a hospital would have done as well with its own images alone was not measured in this run: the gain above is of "
@@ -126,7 +127,38 @@ def all_hospitals(report: Report) -> str:
     """What the pooled rows are called; says so where a hospital is not part of them."""
     head = main_head(report)
     part = len(getattr(report.pooled, head).sites) if head else 0
-    return "All hospitals" if part == len(report.sites) else f"{part} of {len(report.sites)} hospitals"
+    every = len(report.sites.keys() - set(report.external_sites))
+    whose = "hospitals that trained" if report.external_sites else "hospitals"
+    return f"All {whose}" if part == every else f"{part} of {every} {whose}"
+
+
+def external_test(report: Report) -> list[Statement]:
+    """What hospitals that never trained found; a statement for each."""
+    said = []
+    for site in report.external_sites:
+        head = report.sites[site].network
+        if head is None:
+            text = f"{site} was to test the final network as an outsider, and sent no evaluation."
+            said.append(Statement(text, "plain", "not measured"))
+            continue
+        figure, name = (head.balanced_accuracy, "balanced accuracy") if head.auc.value is None else (head.auc, "AUC")
+        on = (
+            f"{head.images} {units(report)} of {head.patients} patients"
+            if head.images is not None
+            else "counts with noise"
+        )
+        text = (
+            f"External test: at {site}, which never trained, the network has {name} {number(figure.value)} ({_percent(report)} interval "
+            f"{span(figure) or 'not known'}) on {on}; sensitivity {number(head.sensitivity.value)}, specificity "
+            f"{number(head.specificity.value)}."
+        )
+        said.append(Statement(text, "plain", "external test"))
+    return said
+
+
+def name_of(report: Report, site: str) -> str:
+    """The site, with what must be known of it wherever it stands beside others."""
+    return f"{site} (external test)" if site in report.external_sites else site
 
 
 def moment(text: str) -> str:
@@ -187,7 +219,7 @@ def joined(names: list[str]) -> str:
 
 def course(report: Report) -> Statement:
     """Who trained, and how it ended."""
-    sites = list(report.sites)
+    sites = [site for site in report.sites if site not in report.external_sites]
     hospitals = f"{len(sites)} hospitals ({joined(sites)})" if len(sites) != 1 else f"One hospital ({sites[0]})"
     run = report.run
     rounds = "1 round" if run.rounds_done == 1 else f"{run.rounds_done} rounds"
@@ -298,7 +330,11 @@ def _learned(report: Report, head: HeadName) -> Statement:
 
 
 def _each_site(report: Report, head: HeadName) -> Statement:
-    results = {site: result for site, one in report.sites.items() if (result := getattr(one, head)) is not None}
+    results = {
+        site: result
+        for site, one in report.sites.items()
+        if site not in report.external_sites and (result := getattr(one, head)) is not None
+    }
     shown = [site for site, result in results.items() if above_chance(result) == "shown"]
     open_ = [site for site in results if site not in shown]
     if not open_:

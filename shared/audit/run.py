@@ -67,6 +67,7 @@ def _check_models(files: RunFiles, signed: SignedTexts) -> list[Check]:
         _chain(files),
         _checkpoints(files),
         _quorum(files),
+        *_external_test(files),
         _weights(files),
         _aggregation(files),
         _evaluation(files),
@@ -152,6 +153,20 @@ def _quorum(files: RunFiles) -> Check:
     if short:
         return Check(name, "violated", f"fewer than {quorum} sites in rounds {short}")
     return Check(name, "proven", f"at least {quorum} sites in each")
+
+
+def _external_test(files: RunFiles) -> list[Check]:
+    """None where no site is of the external test."""
+    name = "who tests the final model as an outsider never trained it"
+    outside = {site for record in files.rounds for site, one in record.prepared.items() if one.external}
+    if not outside:
+        return []
+    trained = sorted(outside & {site for record in files.rounds for site in record.trained})
+    if trained:
+        return [
+            Check(name, "violated", f"{', '.join(trained)} trained, and said in the preparation that it never does")
+        ]
+    return [Check(name, "proven", f"no update of {', '.join(sorted(outside))} in {len(files.rounds) - 1} rounds")]
 
 
 def _weights(files: RunFiles) -> Check:

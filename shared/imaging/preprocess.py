@@ -93,6 +93,25 @@ def unenhanced(
     return Plain(np.clip(small, 0.0, 1.0), mask, pixels.bits)
 
 
+def prepare_mask(image: Path, masks: Sequence[Path], recipe: Preprocessing) -> NDArray[np.float32]:
+    """What `masks` mark in the image as `prepare` gives it, (size, size): the share of each new pixel that is marked, from 0 to 1.
+
+    The same square is cut out, padded (with nothing marked) and brought to size by the same filter. Raises UnreadableImageError where the
+    image or a mask can't be read, a mask is empty or of another shape, and ValueError without a mask.
+    """
+    if not masks:
+        raise ValueError("Expected argument `masks` to hold a file, but got none")
+    pixels = read_image(image)
+    marked = union_of_masks(masks, pixels.size)
+    square = square_of_whole(pixels.size)
+    if recipe.region == "finding":
+        box = bounding_box(marked)
+        assert box is not None  # union_of_masks refuses empty masks
+        square = square_around(box, recipe.margin, pixels.size)
+    inside = padded(cut(marked, square).astype(np.float32), pixels.size, square)
+    return np.asarray(np.clip(resized(inside, recipe.size), 0.0, 1.0), dtype=np.float32)
+
+
 def _region(image: Path, masks: Sequence[Path], pixels: Pixels, recipe: Preprocessing) -> Square:
     if recipe.region == "whole":
         return square_of_whole(pixels.size)

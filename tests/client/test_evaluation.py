@@ -257,3 +257,17 @@ def test_what_can_not_be_evaluated_ends_in_a_sentence() -> None:
         run(parts, study_of(3))
     with pytest.raises(ValueError, match="as many rows"):
         PartFeatures(("a",), bad.features, bad.logits, bad.labels, bad.patients)
+
+
+def test_an_external_test_is_of_the_network_alone() -> None:
+    parts = parts_of()
+    whole = run(parts, study_of())
+    outside: Parts = {**parts, "train": empty(parts["train"]), "validation": empty(parts["validation"])}
+    found = evaluate(outside, study_of(), minimum_cell=5, seed=3, baseline=None, keep_scores=None, external=True)
+    assert found.network == whole.network
+    assert (found.svm, found.svm_paper, found.svm_choice) == (None, None, None)
+    assert (found.train_patients, found.train_images, found.images) == (0, 0, 80)
+
+
+def empty(part: PartFeatures) -> PartFeatures:
+    return PartFeatures((), part.features[:0], part.logits[:0], part.labels[:0], part.patients[:0])

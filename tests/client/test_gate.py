@@ -42,7 +42,7 @@ from shared.messages import (
     read_instruction,
     sign_instruction,
 )
-from shared.profile import Policy, Profile, SiteData
+from shared.profile import ArtificialPart, Policy, Profile, SiteData
 from shared.release import Release
 from shared.results import Estimate, Evaluated, Prepared, ScoreHistogram, Trained
 from shared.signing import SigningKey, seal
@@ -544,6 +544,8 @@ def changed_preparation(**changes: Any) -> Result:
         changed_preparation(device=PATIENT),
         changed_preparation(patient_stand_in=PATIENT),
         changed_preparation(synthetic=False),
+        changed_preparation(external=True),
+        changed_preparation(artificial_part=ArtificialPart(index=0, of=2)),
         changed_preparation(frozen_digest=PATIENT),
         changed_preparation(memory_format=PATIENT),
         changed_preparation(parts={PATIENT: prepared_answer().parts["train"]}),
@@ -632,3 +634,19 @@ def test_a_reply_holds_no_record_but_the_contracts(folder: SiteFolder) -> None:
     message = message_of()
     message.content["extra"] = MetricRecord({"leak": 1.0})
     answer_in(gate.answer(message, folder, ending_in(training())), folder)
+
+
+def test_a_site_of_the_external_test_does_not_train_whoever_asks(folder: SiteFolder) -> None:
+    profile = PROFILE.model_dump(mode="json", by_alias=True)
+    (folder.path / "site.json").write_text(json.dumps({**profile, "role": "external_test"}))
+    assert folder.profile().role == "external_test"
+    worked: list[Task] = []
+
+    def work(task: Task) -> Result:
+        worked.append(task)
+        return training()
+
+    assert refused(gate.answer(message_of("train"), folder, work), folder) == "CONS-230" and not worked
+    external = prepared_answer().model_copy(update={"external": True})
+    reply = gate.answer(message_of("prepare", run="run-2"), folder, ending_in(Result(prepared=external)))
+    assert answer_in(reply, folder).prepared == external

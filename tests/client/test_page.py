@@ -6,9 +6,10 @@ import base64
 import io
 import re
 import stat
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from client.data.records import Part
 from client.evaluation import evaluate
 from client.features import PartFeatures
 from client.kept_scores import KeptScores, load_scores
+from client.lesion_heat import HeatMaps, OnLesions
 from client.page import write_page
 from client.page_figures import brier_score, calibration, confident_errors, feature_map, png_data_uri, roc_points
 from shared.errors import StorageError
@@ -76,12 +78,35 @@ def part_of(name: str, images: int, classes: int) -> PartFeatures:
     return PartFeatures(keys, features.astype(np.float32), logits.astype(np.float32), labels, patients)
 
 
+class FakeHeat:
+    """Heat in the upper half of every image, in place of a network's."""
+
+    def __init__(self, masked: int = 50, on: OnLesions | None = None) -> None:
+        self.layer, self.cells, self.on = "layer4", (7, 7), on
+        self.files = [(Path("image"), Path("mask"))] * masked + [(Path("image"),)] * (60 - masked)
+
+    def heat(self, rows: Sequence[int]) -> np.ndarray:
+        heat = np.zeros((len(rows), 8, 8), np.float32)
+        heat[:, :4] = 1
+        return heat
+
+    def on_lesions(self, *, seed: int) -> OnLesions | None:
+        return self.on
+
+
 class Written:
     """A page and what it was made of."""
 
     def __init__(
-        self, folder: Path, *, classes: int = 2, profile: Profile | None = None, test_images: int = 60
+        self,
+        folder: Path,
+        *,
+        classes: int = 2,
+        profile: Profile | None = None,
+        test_images: int = 60,
+        heat: FakeHeat | None = None,
     ) -> None:
+        self.heat = heat
         self.study = study_of(classes)
         self.parts: dict[Part, PartFeatures] = {
             "train": part_of("train", 90, classes),
@@ -109,6 +134,7 @@ class Written:
             scores=scores or self.scores,
             seed=4,
             image_of=self.image,
+            heat=cast(HeatMaps | None, self.heat),
         )
 
     def image(self, index: int) -> np.ndarray:
@@ -320,3 +346,38 @@ def test_pixels_come_back_from_the_page_as_they_went_in() -> None:
         np.testing.assert_allclose(back, expected, atol=1e-9)
     with pytest.raises(ValueError, match=r"but got \(2, 8, 6\)"):
         png_data_uri(np.zeros((2, 8, 6)))
+
+
+def test_heat_maps_stand_beside_the_errors_and_some_right_images(page: Written, tmp_path: Path) -> None:
+    heated = Written(tmp_path, heat=FakeHeat(on=OnLesions(images=40, without_heat=3, inside=0.62, area=0.2)))
+    errors = confident_errors(heated.scores.heads["svm"], most=6)
+    shown = sum(len(cards) for _, cards in errors) + 6
+    pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)"', heated.text)
+    assert len(pictures) == 2 * shown and len(heated.asked) == shown
+    assert [alt for _, alt in pictures[1::2]] == ["the same with its heat map"] * shown
+    for (plain, _), (warm, _) in zip(pictures[::2], pictures[1::2], strict=True):
+        image, heat = (
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(one))).convert("RGB")) for one in (plain, warm)
+        )
+        np.testing.assert_array_equal(heat[4:], image[4:])
+        assert (heat[:4, :, 0].astype(int) > heat[:4, :, 2]).any()
+    head = heated.scores.heads["network"]
+    for title, positive in (("Found: is malignant, and said so", True), ("Right, and not malignant", False)):
+        section = heated.text.split(f"<h3>{title}</h3>")[1].split("<h3>")[0].split("</section>")[0]
+        rows = [heated.parts["test"].keys.index(key) for key in re.findall(r"<code>(test-record-\d+)</code>", section)]
+        assert len(rows) == 3
+        assert all(head.truth[row] == head.predicted[row] and bool(head.truth[row] == 1) == positive for row in rows)
+    assert "<b>62 %</b>" in heated.text and "<b>20 %</b>" in heated.text and "<b>3.1</b>" in heated.text
+    assert "mean over 40 test images with masks" in heated.text
+    assert "3 more have" in heated.text and "drawn at random from 50 images" in heated.text
+    assert "layer <code>layer4</code>: a map of 7 x 7 positions" in heated.text
+
+
+def test_it_says_why_heat_or_its_share_on_lesions_is_missing(page: Written, tmp_path: Path) -> None:
+    assert "No heat maps: resnet34 mixes all places" in page.text and "card pair" not in page.text
+    for name, masked, sentence in (
+        ("none", 0, "No test image has a mask"),
+        ("cold", 50, "None of the test images with masks has any heat"),
+    ):
+        (tmp_path / name).mkdir()
+        assert sentence in Written(tmp_path / name, heat=FakeHeat(masked=masked)).text

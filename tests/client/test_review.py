@@ -25,6 +25,7 @@ from shared.errors import ApprovalChangedError, DocumentError, InputError, Polic
 from shared.messages import Answer
 from shared.models import build_network
 from shared.models.state import frozen_digest, travelling_arrays
+from shared.profile import ArtificialPart
 from shared.release import Release
 from shared.signing import SigningKey
 from shared.study import Study
@@ -297,3 +298,18 @@ def test_by_command_from_the_file_to_the_decline(folder: SiteFolder, key: Signin
     told("decline", site, digest[:8], "--reason", "too early")
     assert json.loads(told("review", site, "--json"))[0]["state"] == "declined"
     assert "too early" not in told("review", site, digest[:8])
+
+
+def test_a_site_of_the_external_test_is_told_that_it_never_trains(key: SigningKey, tmp_path: Path) -> None:
+    profile = profile_of()
+    data = profile.data.model_copy(update={"part": ArtificialPart(index=1, of=3)})
+    profile = profile.model_copy(update={"role": "external_test", "data": data})
+    folder = joined(SiteFolder.create(tmp_path / "anna", profile), key)
+    study = small_study()
+    path = published(tmp_path / "s.json", key, study, starting_point=true_start(study))
+    found = review(folder, receive(folder, path))
+    said = {**section(found, "On which of our patients"), **section(found, "What leaves, and what never does")}
+    assert "none of them trains it" in said["Our role"] and "Divided" not in said
+    assert "no update goes out" in said["Each round"] and "Each round out" not in said
+    assert section(found, "How often")["Rounds"] == f"{study.federation.rounds}, none of them here"
+    assert said["Artificial"].startswith("part 2 of 3 of one data set")

@@ -256,3 +256,34 @@ def test_problems_of_the_holding_come_along_and_arrays_cannot_be_written() -> No
     for array in (cohort.labels, cohort.patients, *cohort.parts.values()):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
+
+
+def external(study: Study, holding: Holding, minimum_patients: int = 1) -> Cohort:
+    return choose(study, holding, minimum_patients=minimum_patients, external=True)
+
+
+def test_for_an_external_test_all_that_is_selected_is_test() -> None:
+    records = [record(number, label, division="train") for number in range(4) for label in ("benign", "malignant")]
+    official = {"split": {"division": "official"}, "balanced": {"per_class": 2, "if_fewer": "refuse"}}
+    for data in ({}, official):
+        cohort = external(study(**data), Holding(tuple(records)))
+        assert cohort.parts["test"].tolist() == list(range(8))
+        assert len(cohort.parts["train"]) == len(cohort.parts["validation"]) == 0
+    assert len(external(study(), holding(benign=1, malignant=1)).records) == 2
+    gone = choose(
+        study(), Holding(tuple(records)), minimum_patients=1, external=True, withdrawn=lambda name: name == "benign-0"
+    )
+    assert [one.patient for one in gone.records] == [one.patient for one in sorted(records, key=lambda one: one.key)][
+        1:
+    ]
+
+
+def test_an_external_test_needs_the_classes_and_the_patients_that_the_study_and_the_hospital_ask_for() -> None:
+    with pytest.raises(DataError, match="malignant has no patient at all"):
+        external(study(), holding(benign=9))
+    three = {"classes": {"a": [], "b": [], "c": []}}
+    with pytest.raises(DataError, match="b has no patient at all"):
+        external(study(**three), holding(a=3, c=3))
+    assert len(external(study(**three, scarce_classes="leave_out"), holding(a=3, c=3)).parts["test"]) == 6
+    with pytest.raises(PolicyError, match="reaches 2 patients"):
+        external(study(), holding(benign=1, malignant=1), minimum_patients=3)

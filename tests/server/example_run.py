@@ -11,6 +11,7 @@ import numpy as np
 from server.run_folder import RunFolder
 from shared.metrics.bootstrap import head_result
 from shared.metrics.classification import Predictions
+from shared.profile import ArtificialPart
 from shared.results import (
     Epoch,
     Evaluated,
@@ -80,9 +81,11 @@ def write_example_run(
     stand_in: str | None = None,
     separation: float = 0.9,
     sites: tuple[str, ...] = SITES,
+    external: tuple[str, ...] = (),
+    artificial: bool = False,
 ) -> RunFolder:
     """Write a whole run (or its beginning, where `state` is not finished). `separation` is how well the final model tells
-    the classes apart, in standard deviations; 0 gives a model that learned nothing."""
+    the classes apart, in standard deviations; 0 gives a model that learned nothing. `external` sites never train."""
     study = study or example_study()
     folder = RunFolder(path)
     folder.path.mkdir(parents=True)
@@ -90,8 +93,12 @@ def write_example_run(
     truths = {site: _test_part(site, study) for site in sites}
     baselines = {site: _evaluated(site, study, truths[site], 0.1, None) for site in sites}
     (path / "study.json").write_text(study.model_dump_json(by_alias=True))
+    training = tuple(site for site in sites if site not in external)
     for number in range(rounds + 1):
-        record = _prepare_round(sites, study, baselines, synthetic, stand_in) if number == 0 else _round(number, sites)
+        if number == 0:
+            record = _prepare_round(sites, study, baselines, synthetic, stand_in, external, artificial)
+        else:
+            record = _round(number, training)
         folder.round_path(number).mkdir(parents=True)
         folder.write(f"rounds/{number:04d}/round.json", record)
     if state == "finished":
@@ -99,7 +106,11 @@ def write_example_run(
             "evaluation.json",
             FinalRecord(
                 model=digest_of(f"model{rounds}"),
-                sites={site: _evaluated(site, study, truths[site], separation, 0.1) for site in sites},
+                sites={
+                    site: _network_only(one) if site in external else one
+                    for site in sites
+                    for one in [_evaluated(site, study, truths[site], separation, 0.1)]
+                },
                 timing=RoundTiming(push=0.4, wait=21.0, aggregate=0, checkpoint=0, total=21.6),
             ),
         )
@@ -172,16 +183,34 @@ def _evaluated(
     )  # fmt: skip
 
 
+def _network_only(evaluated: Evaluated) -> Evaluated:
+    return evaluated.model_copy(
+        update={"svm": None, "svm_paper": None, "svm_choice": None, "train_patients": 0, "train_images": 0}
+    )
+
+
 def _prepare_round(
-    sites: tuple[str, ...], study: Study, baselines: dict[str, Evaluated], synthetic: bool, stand_in: str | None
+    sites: tuple[str, ...],
+    study: Study,
+    baselines: dict[str, Evaluated],
+    synthetic: bool,
+    stand_in: str | None,
+    external: tuple[str, ...],
+    artificial: bool,
 ) -> RoundRecord:
     classes = len(study.task.classes)
     prepared = {
         site: Prepared(
             parts={
                 part: PartCounts(patients=count, images=count * classes, by_class=[count] * classes)
-                for part, count in (("train", 140), ("validation", 24), ("test", baselines[site].patients))
+                for part, count in (
+                    (("train", 0), ("validation", 0), ("test", baselines[site].patients))
+                    if site in external
+                    else (("train", 140), ("validation", 24), ("test", baselines[site].patients))
+                )
             },
+            external=site in external,
+            artificial_part=ArtificialPart(index=sites.index(site), of=len(sites)) if artificial else None,
             left_out=3, unreadable=1 if site == "hill" else 0, synthetic=synthetic, patient_stand_in=stand_in, device="cpu",
             precision="bf16", memory_format="channels_last", frozen_digest=digest_of("frozen"), baseline=baselines[site],
             seconds={"read": 3.1, "cache": 8.4, "baseline": 9.9, "total": 21.4},

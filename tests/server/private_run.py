@@ -61,7 +61,13 @@ def private_study(*, svm: bool = False, rounds: int = 2, **privacy: Any) -> Stud
 
 
 def write_private_run(
-    path: Path, *, study: Study | None = None, signed: bool = True, begun_again: int = 0, synthetic: bool = True
+    path: Path,
+    *,
+    study: Study | None = None,
+    signed: bool = True,
+    begun_again: int = 0,
+    synthetic: bool = True,
+    external: tuple[str, ...] = (),
 ) -> RunFolder:
     """Write a finished run. `signed`: with signed answers that carry ledger entries; `begun_again`: rounds that harbour did twice."""
     study = study or private_study()
@@ -73,15 +79,16 @@ def write_private_run(
     prepared = {
         site: Prepared(
             parts={}, left_out=None, unreadable=None, synthetic=synthetic, patient_stand_in=None, device="cpu", precision="fp32",
-            memory_format="contiguous", frozen_digest=digest_of("frozen"), seconds={},
+            memory_format="contiguous", frozen_digest=digest_of("frozen"), seconds={}, external=site in external,
         )
         for site in SITES
     }  # fmt: skip
+    training = [site for site in SITES if site not in external]
     for number in range(rounds + 1):
         record = RoundRecord(
             round=number, started=STARTED, model_in=digest_of(f"model{max(0, number - 1)}"), model_out=digest_of(f"model{number}"),
-            weights=dict.fromkeys(SITES, 0.5) if number else {}, prepared={} if number else prepared,
-            trained={site: _trained(number) for site in SITES} if number else {}, timing=TIMING,
+            weights=dict.fromkeys(training, 1 / len(training)) if number else {}, prepared={} if number else prepared,
+            trained={site: _trained(number) for site in training} if number else {}, timing=TIMING,
         )  # fmt: skip
         folder.round_path(number).mkdir(parents=True)
         folder.write(f"rounds/{number:04d}/round.json", record)
@@ -104,7 +111,7 @@ def write_private_run(
                 hello=_hello(site),
                 round=rounds,
                 evaluated=final.sites[site],
-                entries=_ledger(site, study, run.id, key, again),
+                entries=_ledger(site, study, run.id, key, again, external=site in external),
             )
             (path / "evaluation-signed" / f"{site}.evaluate.answer.json").write_text(sign_answer(answer, key))
     return folder
@@ -133,7 +140,9 @@ def _evaluated(site: str, study: Study) -> Evaluated:
     )  # fmt: skip
 
 
-def _ledger(site: str, study: Study, run: str, key: SigningKey, begun_again: int) -> list[str]:
+def _ledger(
+    site: str, study: Study, run: str, key: SigningKey, begun_again: int, *, external: bool = False
+) -> list[str]:
     lines: list[str] = []
     digest: str | None = None
 
@@ -161,7 +170,7 @@ def _ledger(site: str, study: Study, run: str, key: SigningKey, begun_again: int
             claim=Claim(epsilon=exact(run_epsilon(study)[0]), delta=study.privacy.delta), charged="7.25",
         )
     )  # fmt: skip
-    for number in range(1, study.federation.rounds + 1):
+    for number in range(1, 1 if external else study.federation.rounds + 1):
         for attempt in range(1, 2 + (number <= begun_again)):
             charged = "8.5" if attempt > 1 else None
             add(Start(**place(), run=run, round=number, attempt=attempt, model=model, charged=charged))

@@ -20,6 +20,7 @@ from shared.imaging.preprocess import (
     cut,
     padded,
     prepare,
+    prepare_mask,
     recipe_digest,
     resized,
     square_around,
@@ -213,3 +214,36 @@ def test_the_recipes_digest_changes_with_what_changes_pixels_and_with_nothing_el
     changes = ({"size": 33}, {"margin": 0.3}, {"region": "whole"}, {"intensity": "region_percentiles"}, {"channels": 1})
     digests = {recipe_digest(recipe.model_copy(update=change)) for change in changes}
     assert len(digests | {recipe_digest(recipe)}) == 6
+
+
+@given(boxes_in_images(), st.sampled_from(["finding", "whole"]), st.floats(0, 1), st.integers(16, 40))
+@settings(max_examples=40, deadline=None)
+def test_a_prepared_mask_lies_where_the_finding_lies_in_the_prepared_image(
+    tmp_path_factory: pytest.TempPathFactory,
+    case: tuple[Box, tuple[int, int]],
+    region: str,
+    margin: float,
+    size: int,
+) -> None:
+    box, shape = case
+    array = np.zeros(shape, dtype=np.uint8)
+    array[box.top : box.bottom, box.left : box.right] = 255
+    if array.min() == array.max():
+        return
+    folder = tmp_path_factory.mktemp("mask")
+    image, mask = saved(folder / "i.png", array), saved(folder / "m.png", array)
+    recipe = Preprocessing.model_validate({"region": region, "margin": margin, "size": size, "channels": 1})
+    found = prepare_mask(image, [mask], recipe)
+    assert found.shape == (size, size) and found.dtype == np.float32
+    np.testing.assert_allclose(found, prepare(image, [mask], recipe)[0] / 255.0, atol=0.003)
+
+
+def test_a_prepared_mask_is_of_all_masks_and_brought_to_the_images_size(tmp_path: Path) -> None:
+    image = saved(tmp_path / "i.png", np.arange(40 * 40, dtype=np.uint16).reshape(40, 40))
+    left, right = np.zeros((20, 20), np.uint8), np.zeros((40, 40), np.uint8)
+    left[:, :5], right[:, 30:] = 1, 1
+    masks = [saved(tmp_path / "l.png", left), saved(tmp_path / "r.png", right)]
+    found = prepare_mask(image, masks, Preprocessing(region="whole", size=40, channels=3))
+    assert (found[:, :10] == 1).all() and (found[:, 30:] == 1).all() and (found[:, 10:30] == 0).all()
+    with pytest.raises(ValueError, match="masks"):
+        prepare_mask(image, [], Preprocessing(region="whole", size=40, channels=3))

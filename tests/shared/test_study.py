@@ -190,3 +190,11 @@ def test_a_label_means_the_class_that_lists_it_whatever_its_case(noise: str, lab
     assert task.class_of(label) == (1 if "alignant" in label else 0)
     if noise.strip().lower() not in ("benign", "callback", "malignant"):
         assert task.class_of(noise) is None
+
+
+@pytest.mark.parametrize("key", ["local_epochs", "batch_size"])
+def test_a_plain_study_names_its_passes_and_batches(key: str) -> None:
+    values = study_values()
+    del values["training"][key]
+    with pytest.raises(ValueError, match=f"training.{key} must be given"):
+        Study.model_validate(values)

@@ -88,7 +88,9 @@ def start() -> tuple[Flat, Manifest, str]:
 class Hospital:
     """A site's folder that approved STUDY, and what a coordinator would ask of it."""
 
-    def __init__(self, path: Path, data: Path, start: tuple[Flat, Manifest, str], **policy: Any) -> None:
+    def __init__(
+        self, path: Path, data: Path, start: tuple[Flat, Manifest, str], *, role: str = "trains", **policy: Any
+    ) -> None:
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
         self.model, self.manifest, frozen = start
         lifetime = {"epsilon": 20, "delta": 1e-3}
@@ -96,7 +98,7 @@ class Hospital:
             path,
             Profile.model_validate(
                 {
-                    "schema": "consilium/profile/1", "site": "anna", "title": "Anna", "device": "cpu",
+                    "schema": "consilium/profile/1", "site": "anna", "title": "Anna", "device": "cpu", "role": role,
                     "data": {"layout": "cbis_ddsm", "root": str(data), "synthetic": True},
                     "policy": {"minimum_patients": 5, "minimum_cell": 2, "lifetime": lifetime, **policy},
                 }
@@ -176,7 +178,7 @@ def test_nothing_exact_is_in_any_answer(story: dict[str, Any]) -> None:
 
 def test_the_exact_page_stays_in_the_hospital(story: dict[str, Any]) -> None:
     page = story["anna"].folder.run_folder("run-1") / "evaluation.html"
-    assert page.exists()
+    assert "Grad-CAM of <em>malignant</em>" in page.read_text() and "test images with masks" in page.read_text()
 
 
 def test_the_ledger_has_everything_before_it_leaves(story: dict[str, Any]) -> None:
