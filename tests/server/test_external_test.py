@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ from server.report.page import render
 from server.report.words import all_hospitals, summary
 from shared.audit.records import read_run
 from shared.audit.run import check_run
+from shared.canonical import digest
 from shared.errors import QuorumError
+from shared.ledger.entries import figures_digest
 from shared.messages import Instruction
+from shared.results import Prepared
 
 
 def outsider(site: FakeSite) -> FakeSite:
@@ -192,3 +196,17 @@ def test_a_private_run_charges_it_with_what_it_released(tmp_path: Path) -> None:
     sites = report.privacy.sites
     assert sites["north"].epsilon == pytest.approx(1.0, rel=0.01) and sites["harbour"].epsilon > 1.5
     assert "External test: at north, which never trained, the network has balanced accuracy" in render(report)
+
+
+def test_figures_of_an_older_release_have_the_digest_that_they_had_then() -> None:
+    """A field that a later release added, with a default, was in no ledger then."""
+    prepared = prepared_answer()
+    assert figures_digest(Prepared.model_validate_json(prepared.model_dump_json()), as_written=True) == figures_digest(
+        prepared
+    )
+    older = {
+        name: value
+        for name, value in json.loads(prepared.model_dump_json()).items()
+        if name not in ("external", "artificial_part")
+    }
+    assert figures_digest(Prepared.model_validate(older), as_written=True) == digest(older)
