@@ -131,7 +131,7 @@ def test_the_report_shows_it_apart_and_pools_it_with_nobody(tmp_path: Path) -> N
     assert report.external_sites == ["hill"] and report.sites["hill"].svm is None
     assert report.pooled == alone.pooled and report.pooled.network is not None
     assert report.pooled.network.sites == ["harbour", "north"]
-    assert all_hospitals(report) == "All hospitals that trained"
+    assert all_hospitals(report) == "All that trained"
     said = " ".join(one.text for one in summary(report))
     network = report.sites["hill"].network
     assert network is not None and network.auc.value is not None
@@ -139,7 +139,7 @@ def test_the_report_shows_it_apart_and_pools_it_with_nobody(tmp_path: Path) -> N
     assert f"External test: at hill, which never trained, the network has AUC {network.auc.value:.2f}" in said
     page = render(report)
     table = page.split("The network's own answer")[1].split("</table>")[0]
-    assert table.index("All hospitals that trained") < table.index("hill (external test)")
+    assert table.index("All that trained") < table.index("hill (external test)")
     assert "hill (external test)" not in page.split("SVM on the common network")[1].split("</table>")[0]
     assert "hill never trained; all other test patients" in page
     assert "How the model does at another hospital is not known" not in page
@@ -179,7 +179,7 @@ def test_documents_and_comparison_name_it_as_an_external_test(tmp_path: Path) ->
     folder = write_example_run(tmp_path / "run", external=("hill",), artificial=True)
     report = build_report(folder)
     card = markdown(model_card(report))
-    assert "hill (external test)" in card and "All hospitals that trained" in card
+    assert "hill (external test)" in card and "All that trained" in card
     assert "hill never trained and tested the model as an outsider" in card
     assert "Artificial division (harbour, hill and north)" in card
     console = Console(file=io.StringIO(), width=200)
