@@ -128,7 +128,7 @@ def all_hospitals(report: Report) -> str:
     head = main_head(report)
     part = len(getattr(report.pooled, head).sites) if head else 0
     every = len(report.sites.keys() - set(report.external_sites))
-    whose = "hospitals that trained" if report.external_sites else "hospitals"
+    whose = "that trained" if report.external_sites else "hospitals"
     return f"All {whose}" if part == every else f"{part} of {every} {whose}"
 
 

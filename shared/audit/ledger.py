@@ -136,7 +136,11 @@ def updates_on_ledger(run: RunOnLedger, files: RunFiles, site: str) -> Check:
             return Check(
                 UPDATES, "violated", f"round {number}: the update {digest} of {site} has no SETTLE of that digest"
             )
-        if (said := trained[number]) is not None and (number, digest, figures_digest(said)) not in figures:
+        if (said := trained[number]) is not None and (
+            number,
+            digest,
+            figures_digest(said, as_written=True),
+        ) not in figures:
             return Check(
                 UPDATES, "violated", f"round {number}: {site} entered its update with other figures than the record's"
             )
@@ -162,8 +166,8 @@ def _figures(files: RunFiles, site: str) -> Iterator[tuple[str, str]]:
     """Where, and the digest. A private run's preparation holds no figure, so it is no release."""
     for record in files.rounds:
         if files.study.privacy is None and (prepared := record.prepared.get(site)) is not None:
-            yield f"round {record.round}, preparation", figures_digest(prepared)
+            yield f"round {record.round}, preparation", figures_digest(prepared, as_written=True)
         if (trained := record.trained.get(site)) is not None:
-            yield f"round {record.round}, training", figures_digest(trained)
+            yield f"round {record.round}, training", figures_digest(trained, as_written=True)
     if files.final is not None and (evaluated := files.final.sites.get(site)) is not None:
-        yield "the evaluation", figures_digest(evaluated)
+        yield "the evaluation", figures_digest(evaluated, as_written=True)

@@ -457,7 +457,8 @@ def record_of(folder: SiteFolder) -> RunFiles:
     assert final is not None
     final_record = FinalRecord(model="", sites={"anna": final}, timing=NO_TIME)
     start = np.asarray(MODEL_VALUES, np.float32)
-    return RunFiles(Path("run"), study, record, tuple(found), final_record, Manifest(()), start)
+    written = tuple(RoundRecord.model_validate_json(one.model_dump_json()) for one in found)
+    return RunFiles(Path("run"), study, study.digest(), record, written, final_record, Manifest(()), start)
 
 
 def test_a_runs_record_and_the_ledger_say_the_same_and_a_difference_is_named(folder: SiteFolder) -> None:

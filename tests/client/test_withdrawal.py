@@ -457,4 +457,4 @@ def test_a_class_that_has_nobody_left_is_said_so(folder: SiteFolder) -> None:
     for tag in {roll.tags[row] for row in test if roll.labels[row] == 1}:
         roll = roll.without({tag})
     with pytest.raises(DataError, match="of 1 class"):
-        _require_classes(roll, STUDY)
+        _require_classes(roll, folder.profile())

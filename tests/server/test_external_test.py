@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ from server.report.page import render
 from server.report.words import all_hospitals, summary
 from shared.audit.records import read_run
 from shared.audit.run import check_run
+from shared.canonical import digest
 from shared.errors import QuorumError
+from shared.ledger.entries import figures_digest
 from shared.messages import Instruction
+from shared.results import Prepared
 
 
 def outsider(site: FakeSite) -> FakeSite:
@@ -127,7 +131,7 @@ def test_the_report_shows_it_apart_and_pools_it_with_nobody(tmp_path: Path) -> N
     assert report.external_sites == ["hill"] and report.sites["hill"].svm is None
     assert report.pooled == alone.pooled and report.pooled.network is not None
     assert report.pooled.network.sites == ["harbour", "north"]
-    assert all_hospitals(report) == "All hospitals that trained"
+    assert all_hospitals(report) == "All that trained"
     said = " ".join(one.text for one in summary(report))
     network = report.sites["hill"].network
     assert network is not None and network.auc.value is not None
@@ -135,7 +139,7 @@ def test_the_report_shows_it_apart_and_pools_it_with_nobody(tmp_path: Path) -> N
     assert f"External test: at hill, which never trained, the network has AUC {network.auc.value:.2f}" in said
     page = render(report)
     table = page.split("The network's own answer")[1].split("</table>")[0]
-    assert table.index("All hospitals that trained") < table.index("hill (external test)")
+    assert table.index("All that trained") < table.index("hill (external test)")
     assert "hill (external test)" not in page.split("SVM on the common network")[1].split("</table>")[0]
     assert "hill never trained; all other test patients" in page
     assert "How the model does at another hospital is not known" not in page
@@ -175,7 +179,7 @@ def test_documents_and_comparison_name_it_as_an_external_test(tmp_path: Path) ->
     folder = write_example_run(tmp_path / "run", external=("hill",), artificial=True)
     report = build_report(folder)
     card = markdown(model_card(report))
-    assert "hill (external test)" in card and "All hospitals that trained" in card
+    assert "hill (external test)" in card and "All that trained" in card
     assert "hill never trained and tested the model as an outsider" in card
     assert "Artificial division (harbour, hill and north)" in card
     console = Console(file=io.StringIO(), width=200)
@@ -192,3 +196,17 @@ def test_a_private_run_charges_it_with_what_it_released(tmp_path: Path) -> None:
     sites = report.privacy.sites
     assert sites["north"].epsilon == pytest.approx(1.0, rel=0.01) and sites["harbour"].epsilon > 1.5
     assert "External test: at north, which never trained, the network has balanced accuracy" in render(report)
+
+
+def test_figures_of_an_older_release_have_the_digest_that_they_had_then() -> None:
+    """A field that a later release added, with a default, was in no ledger then."""
+    prepared = prepared_answer()
+    assert figures_digest(Prepared.model_validate_json(prepared.model_dump_json()), as_written=True) == figures_digest(
+        prepared
+    )
+    older = {
+        name: value
+        for name, value in json.loads(prepared.model_dump_json()).items()
+        if name not in ("external", "artificial_part")
+    }
+    assert figures_digest(Prepared.model_validate(older), as_written=True) == digest(older)
