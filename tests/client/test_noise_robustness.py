@@ -50,7 +50,10 @@ def cohort() -> OpenCohort:
     stored = np.clip(images + rng.normal(0, 15, images.shape), 0, 255).astype(np.uint8)[:, None]
     keys = tuple(f"image {index}" for index in range(90))
     readable = np.ones(90, dtype=np.bool_)
-    roll = Roll("digest", "", keys, labels, np.arange(90) // 2, keys, readable, PARTS, 0, 0)
+    roll = Roll(
+        study="digest", images="", keys=keys, files=((),) * 90, labels=labels, patients=np.arange(90) // 2, tags=keys, pixels=keys,
+        readable=readable, parts=PARTS, left_out=0, unreadable=0,
+    )  # fmt: skip
     return OpenCohort(roll, ImageStore(stored, readable, ()))
 
 

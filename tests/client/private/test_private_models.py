@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
+from client.losses import losses_of
 from client.private.requirements import require_private_network
-from client.training import losses_of
 from shared.errors import PrivacyError
 from shared.models import build_network
 from shared.models.network import Network

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_private_run
-from test_private_run import STUDY, Hospital, data, start  # noqa: F401  (fixtures)
+import test_one_hospital
+from test_one_hospital import STUDY, Hospital, data, start  # noqa: F401  (fixtures)
 
 from client.roll import load_roll
 from shared.ledger.chain import read_chain
@@ -56,7 +56,7 @@ def test_a_plain_run_evaluates_the_round_0_and_the_final_model_with_the_networks
     values: dict[str, Any] = STUDY.to_data() | {"privacy": None, "evaluation": {"resamples": 100}}
     values["training"] |= {"local_epochs": 1, "batch_size": 8}
     plain = Study.model_validate(values)
-    monkeypatch.setattr(test_private_run, "STUDY", plain)
+    monkeypatch.setattr(test_one_hospital, "STUDY", plain)
     anna = Hospital(tmp_path / "anna", data, start, role="external_test", lifetime=None)
     prepared = anna.answer("prepare", 0).prepared
     assert prepared is not None and prepared.external
