@@ -72,9 +72,9 @@ $(PRIVATE_DATA)/.complete: $(STAMP) $(wildcard client/phantom/*.py)
 	@$(BIN)/consilium-site phantom $(PRIVATE_DATA)/published --patients 200 --seed 24 --scanner cassette
 	@touch $@
 
-# Two files at a time: half of what takes long is real processes that wait for each other.
+# Three files at a time on two cores: half of what takes long is real processes that wait for each other.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
