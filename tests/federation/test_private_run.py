@@ -1,8 +1,8 @@
 """A private run whose hospital loses its power at the worst moments, by real processes: the ledger never shows less than was spent.
 
 Anna's machine is killed - node, executor and the process that trains, at once - right after an entry is on disk: after START, and after
-SETTLE, before the answer leaves (tests/client/test_budget.py goes through every step in one process). Then a second study asks for more than
-her patients have left.
+SETTLE, before the answer leaves (tests/client/test_budget.py goes through every step in one process). Then a second study asks for more
+than her patients have left.
 """
 
 from __future__ import annotations
