@@ -141,7 +141,7 @@ def _what_was_run(report: Report, machine: str | None) -> str:
     region = "whole images" if preprocessing["region"] == "whole" else "the square around the lesion"
     recipe = [
         f"{training['optimiser']}, learning rate {training['learning_rate']:g} ({training.get('schedule', 'constant')})",
-        f"batches of {training['batch_size']}",
+        *([f"batches of {training['batch_size']}"] if training["batch_size"] is not None else []),
         f"class weights {training['class_weights']}",
         f"updates weighed by {study['federation']['weighting']}",
         f"seed {study['seed']}",
@@ -153,7 +153,8 @@ def _what_was_run(report: Report, machine: str | None) -> str:
         ("study", f"`{study['name']}`, digest `{run.study_digest[:16]}`"),
         (
             "state",
-            f"{run.state}, {run.rounds_done} of {run.rounds_planned} rounds of {training['local_epochs']} epoch(s)",
+            f"{run.state}, {run.rounds_done} of {run.rounds_planned} rounds"
+            + (f" of {training['local_epochs']} epoch(s)" if training["local_epochs"] is not None else ""),
         ),
         ("network", f"{model['name']}{attention}, {run.trained_parameters:,} trained parameters"),
         ("starting weights", _weights(model)),

@@ -55,7 +55,7 @@ def lifetime_of(ledger: OpenLedger, profile: Profile) -> Lifetime | None:
     fixed = ledger.rules.lifetime
     if asked is None:
         return fixed
-    wanted = Lifetime(epsilon=asked.epsilon, delta=asked.delta, unbounded=asked.unbounded)
+    wanted = asked.entry()
     if wanted == fixed:
         return fixed
     if fixed is not None and not wanted.within(fixed):

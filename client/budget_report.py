@@ -95,7 +95,7 @@ def budget_report(folder: SiteFolder) -> BudgetReport:
 
 def _lifetime(fixed: Lifetime | None, profile: Profile) -> tuple[Lifetime | None, list[str]]:
     asked = profile.policy.lifetime
-    wanted = Lifetime(**asked.model_dump()) if asked is not None else None
+    wanted = asked.entry() if asked is not None else None
     if wanted is None or wanted == fixed:
         return fixed, []
     if fixed is None:

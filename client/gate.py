@@ -265,11 +265,10 @@ def _released(result: Result, task: Task, site: _Site) -> RecordDict:
         update_digest=flat_digest(array) if array is not None else None,
     )
     require_nothing_exact(body, task.study)
-    _content(body, array, site)
+    _signed(body, site)  # what can't be signed is not kept either
     # Kept first: what is settled and was lost in a crash could not be sent again.
     keep(folder_of(task), task.instruction, Answered(result.trained, array, prepared, evaluated))
-    run_on_ledger.before_leaving(task.on_ledger, body, result.patients, result.svm)
-    return _content(run_on_ledger.with_entries(task.on_ledger, body), array, site)
+    return _content(run_on_ledger.before_leaving(task.on_ledger, body, result.patients, result.svm), array, site)
 
 
 def _answered_before(task: Task, site: _Site) -> RecordDict | None:
@@ -295,8 +294,7 @@ def _answered_before(task: Task, site: _Site) -> RecordDict | None:
         evaluated=clamped(kept.evaluated, policy) if kept.evaluated is not None else None,
         update_digest=flat_digest(kept.update) if kept.update is not None else None,
     )
-    run_on_ledger.before_leaving(task.on_ledger, body, None)
-    return _content(run_on_ledger.with_entries(task.on_ledger, body), kept.update, site)
+    return _content(run_on_ledger.before_leaving(task.on_ledger, body, None), kept.update, site)
 
 
 def folder_of(task: Task) -> Path:
@@ -304,15 +302,18 @@ def folder_of(task: Task) -> Path:
     return task.folder.run_folder(task.instruction.run)
 
 
-def _content(body: Answer, array: Array1D | None, site: _Site) -> RecordDict:
+def _signed(body: Answer, site: _Site) -> str:
+    """Checked once more from the text itself: what was built past its schema does not leave. Raises EgressError."""
     text = sign_answer(body, site.key)
     try:
-        read_answer(
-            text, site.key.public
-        )  # checked once more from the text itself: what was built past its schema does not leave
+        read_answer(text, site.key.public)
     except InstructionError as problem:
         raise EgressError(f"the answer of round {body.round} is outside its schema: {problem}") from None
-    content = RecordDict({ANSWER: ConfigRecord({BODY: text})})
+    return text
+
+
+def _content(body: Answer, array: Array1D | None, site: _Site) -> RecordDict:
+    content = RecordDict({ANSWER: ConfigRecord({BODY: _signed(body, site)})})
     if array is not None:
         content[UPDATE] = ArrayRecord({FLAT: Array(array)})
     return content

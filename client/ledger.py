@@ -34,7 +34,7 @@ from shared.ledger.chain import (
     read_chain,
     require_sound,
 )
-from shared.ledger.entries import ENTRY, Entry, Genesis, Lifetime, entry_of
+from shared.ledger.entries import ENTRY, Entry, Genesis, entry_of
 from shared.ledger.rules import Rules, RunOnLedger
 from shared.privacy.orders import ORDERS
 from shared.private_file import write_private
@@ -142,9 +142,7 @@ def open_ledger(folder: SiteFolder, run: str) -> Iterator[OpenLedger]:
                     key=str(key.public),
                     tag_key_digest=commitment,
                     rdp_orders=[exact(order) for order in ORDERS],
-                    lifetime=Lifetime(epsilon=budget.epsilon, delta=budget.delta, unbounded=budget.unbounded)
-                    if budget is not None
-                    else None,
+                    lifetime=budget.entry() if budget is not None else None,
                 )
             )
             ledger.write()

@@ -96,7 +96,7 @@ def _budgeted(profile: Profile, folder: SiteFolder, patients: Patients | None) -
     asked, fixed = profile.policy.lifetime, rules.lifetime
     if asked is None:
         return _Budgeted(fixed, charged, obstacles)
-    wanted = Lifetime(epsilon=asked.epsilon, delta=asked.delta, unbounded=asked.unbounded)
+    wanted = asked.entry()
     if fixed is not None and not wanted.within(fixed):
         obstacles.append(
             f"policy.lifetime of the profile (epsilon {wanted.epsilon}, delta {wanted.delta}) is higher than what the ledger has fixed "

@@ -105,8 +105,10 @@ def after_work(asked: Asked, patients: Patients) -> None:
             keep_list(asked.folder, root, patients)
 
 
-def before_leaving(asked: Asked, answer: Answer, patients: Patients | None, svm: str | None = None) -> None:
-    """`patients` as for `after_work`, None where an answer is sent again; `svm` is the digest of a private SVM that was fitted.
+def before_leaving(asked: Asked, answer: Answer, patients: Patients | None, svm: str | None = None) -> Answer:
+    """`answer` as it may leave: with the entries of this run that the coordinator has not seen, and where the ledger stands.
+
+    `patients` as for `after_work`, None where an answer is sent again; `svm` is the digest of a private SVM that was fitted.
 
     Raises BudgetError, LedgerError, StorageError, InputError.
     """
@@ -124,22 +126,7 @@ def before_leaving(asked: Asked, answer: Answer, patients: Patients | None, svm:
         elif instruction.kind == "evaluate" or not asked.private:
             _release(ledger, run, asked, answer, svm)
         ledger.write()
-
-
-def with_entries(asked: Asked, answer: Answer) -> Answer:
-    """`answer` with the entries of this run that the coordinator has not seen, and where the ledger stands.
-
-    A preparation's has them all: another run may have shown the coordinator whose ledger it is, and a round 0 that is prepared again
-    takes the place of the one on record.
-    """
-    with open_ledger(asked.folder, asked.instruction.run) as ledger:
-        seen = asked.instruction.receipt if asked.instruction.kind != "prepare" else None
-        lines = ledger.lines_of(asked.instruction.run, seen.seq if seen is not None else None)
-        if ledger.digest is None:
-            return answer
-        return answer.model_copy(
-            update={"entries": lines, "receipt": Receipt(seq=ledger.seq - 1, digest=ledger.digest)}
-        )
+        return _with_entries(ledger, instruction, answer)
 
 
 def is_closed(folder: SiteFolder, instruction: Instruction) -> bool:
@@ -147,6 +134,17 @@ def is_closed(folder: SiteFolder, instruction: Instruction) -> bool:
     with open_ledger(folder, instruction.run) as ledger:
         run = ledger.run(instruction.run)
         return run is not None and run.closed
+
+
+def _with_entries(ledger: OpenLedger, instruction: Instruction, answer: Answer) -> Answer:
+    """A preparation's has all entries of the run: another run may have shown the coordinator whose ledger it is, and a round 0 that is
+    prepared again takes the place of the one on record.
+    """
+    seen = instruction.receipt if instruction.kind != "prepare" else None
+    lines = ledger.lines_of(instruction.run, seen.seq if seen is not None else None)
+    if ledger.digest is None:
+        return answer
+    return answer.model_copy(update={"entries": lines, "receipt": Receipt(seq=ledger.seq - 1, digest=ledger.digest)})
 
 
 def _require_receipt(ledger: OpenLedger, instruction: Instruction) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from server.run_folder import RunFolder
 from shared.errors import RunFolderError
-from shared.metrics.pooling import HeadKey, pool
+from shared.metrics.pooling import HeadKey, PooledHead, pool
 from shared.results import Evaluated
 from shared.study import Study
 
@@ -49,12 +49,7 @@ def questions(study: Study, sites: Mapping[str, Evaluated], external: Collection
         )
     heads: tuple[HeadKey, ...] = ("network", "svm") if study.head is not None else ("network",)
     for name in heads:
-        pooled = pool(
-            [trained[site] for site in sorted(trained)],
-            name,
-            positive=study.task.positive_index,
-            confidence=study.evaluation.confidence,
-        )
+        pooled = _pooled(trained, name, study)
         gain = pooled.gain["auc"] if pooled is not None and pooled.gain is not None else None
         asked.append(
             Question(
@@ -64,6 +59,11 @@ def questions(study: Study, sites: Mapping[str, Evaluated], external: Collection
             )
         )
     return asked
+
+
+def _pooled(sites: Mapping[str, Evaluated], head: HeadKey, study: Study) -> PooledHead | None:
+    every = [sites[site] for site in sorted(sites)]
+    return pool(every, head, positive=study.task.positive_index, confidence=study.evaluation.confidence)
 
 
 def without_baseline(study: Study) -> str | None:
@@ -81,12 +81,7 @@ def _of_noised_counts(study: Study, sites: Mapping[str, Evaluated]) -> list[Ques
     heads: tuple[HeadKey, ...] = ("network", "svm")
     asked: list[Question] = []
     for name in heads:
-        pooled = pool(
-            [sites[site] for site in sorted(sites)],
-            name,
-            positive=study.task.positive_index,
-            confidence=study.evaluation.confidence,
-        )
+        pooled = _pooled(sites, name, study)
         if pooled is not None:
             found = pooled.balanced_accuracy
             asked.append(

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from shared.errors import ProfileError
 from shared.exact import WrittenExact, WrittenShare
+from shared.ledger.entries import Lifetime
 from shared.schema import Name, Strict
 from shared.yaml_source import read_yaml, validate
 
@@ -74,6 +75,10 @@ class LifetimeBudget(Strict):
     unbounded: Literal["refuse", "allow"] = Field(
         default="refuse", description="what to do with a study without differential privacy, whose cost has no bound"
     )
+
+    def entry(self) -> Lifetime:
+        """As the ledger fixes it."""
+        return Lifetime(epsilon=self.epsilon, delta=self.delta, unbounded=self.unbounded)
 
 
 class Policy(Strict):

@@ -27,25 +27,21 @@ def round_mechanism(study: Study) -> Mechanism:
         return Unbounded()
     if privacy.noise_multiplier is None:
         raise StudyError("the study states an epsilon, but no noise multiplier that gives it")
-    return SubsampledGaussian(
-        sampling_rate=privacy.sampling_rate,
-        noise_multiplier=privacy.noise_multiplier,
-        steps=privacy.steps_per_round,
-        clipping_norm=privacy.clipping_norm,
-        normaliser=privacy.normaliser,
-    )
+    return _gaussian(privacy, privacy.noise_multiplier, privacy.steps_per_round, privacy.clipping_norm)
 
 
 def svm_mechanism(privacy: Privacy) -> SubsampledGaussian | None:
     """Of the private SVM's fit, where there is one."""
     svm = privacy.svm
-    if svm is None:
-        return None
+    return None if svm is None else _gaussian(privacy, svm.noise_multiplier, svm.steps, svm.clipping_norm)
+
+
+def _gaussian(privacy: Privacy, noise_multiplier: str, steps: int, clipping_norm: str) -> SubsampledGaussian:
     return SubsampledGaussian(
         sampling_rate=privacy.sampling_rate,
-        noise_multiplier=svm.noise_multiplier,
-        steps=svm.steps,
-        clipping_norm=svm.clipping_norm,
+        noise_multiplier=noise_multiplier,
+        steps=steps,
+        clipping_norm=clipping_norm,
         normaliser=privacy.normaliser,
     )
 

@@ -36,11 +36,6 @@ class Audit:
     costs: list[Cost]
 
 
-def check_run(files: RunFiles, trust: Trust | None = None) -> list[Check]:
-    """The checks of `audit_run` without exported ledgers."""
-    return audit_run(files, trust).checks
-
-
 def audit_run(files: RunFiles, trust: Trust | None = None, exports: Sequence[Export] = ()) -> Audit:
     """Everything that these files can answer. `exports` are ledgers that hospitals gave besides."""
     signed = SignedTexts(files)

@@ -7,13 +7,13 @@ events were all fixed before the first of them; a lifetime of studies adds up in
 from __future__ import annotations
 
 import math
-
-import dp_accounting
-from dp_accounting.dp_event import DiscreteLaplaceDpEvent
-from dp_accounting.pld import PLDAccountant
+from typing import TYPE_CHECKING
 
 from shared.privacy.mechanisms import Event, Events, Geometric, SubsampledGaussian, require_delta
 from shared.privacy.rdp import rdp_epsilon
+
+if TYPE_CHECKING:
+    import dp_accounting
 
 #: Width of the grid on which losses are rounded, natural logarithm: dp-accounting's own, and bounds where it would not serve.
 _INTERVAL, _FINEST = 1e-4, 2e-6
@@ -27,6 +27,8 @@ def pld_epsilon(events: Events, delta: float) -> float:
     counted = [event for event in events if not (isinstance(event, SubsampledGaussian) and event.steps == 0)]
     if not counted:
         return 0.0
+    from dp_accounting.pld import PLDAccountant  # takes most of a second, which plain runs need not wait
+
     accountant = PLDAccountant(value_discretization_interval=_interval(counted, rdp_epsilon(counted, delta)))
     for event in counted:
         accountant.compose(_dp_event(event))
@@ -34,6 +36,9 @@ def pld_epsilon(events: Events, delta: float) -> float:
 
 
 def _dp_event(event: Event) -> dp_accounting.DpEvent:
+    import dp_accounting
+    from dp_accounting.dp_event import DiscreteLaplaceDpEvent
+
     if isinstance(event, Geometric):
         return DiscreteLaplaceDpEvent(noise_parameter=event.epsilon, sensitivity=1)
     step = dp_accounting.PoissonSampledDpEvent(

@@ -11,10 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-import dp_accounting
 import numpy as np
-from dp_accounting.rdp import RdpAccountant
-from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 from numpy.typing import NDArray
 
 from shared.privacy.mechanisms import Event, Events, Geometric, require_delta
@@ -38,6 +35,10 @@ def epsilon_of_vector(vector: NDArray[np.float64], delta: float) -> float:
     require_delta(delta)
     if not vector.any():
         return 0.0
+    from dp_accounting.rdp.rdp_privacy_accountant import (
+        compute_epsilon,
+    )  # takes most of a second, which plain runs need not wait
+
     return float(compute_epsilon(ORDERS, vector, delta)[0])
 
 
@@ -51,6 +52,9 @@ def rdp_epsilon(events: Events, delta: float) -> float:
 
 @lru_cache(maxsize=256)
 def _one_step(sampling_rate: float, noise_multiplier: float) -> NDArray[np.float64]:
+    import dp_accounting
+    from dp_accounting.rdp import RdpAccountant
+
     accountant = RdpAccountant(orders=ORDERS)
     with _without_warnings_of_orders():
         accountant.compose(

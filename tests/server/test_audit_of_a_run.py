@@ -17,7 +17,7 @@ import pytest
 from benchmarks.bare_run import new_key
 from benchmarks.ledgered_run import LedgeredFederation, plain_study
 from shared.audit.records import read_run
-from shared.audit.run import check_run
+from shared.audit.run import audit_run
 from shared.audit.signatures import ANSWERS, INSTRUCTIONS, PREVIOUS, WRITERS
 from shared.audit.trust import COORDINATOR, read_trust, trust_lines
 from shared.audit.verdict import Check, exit_status
@@ -49,7 +49,7 @@ def fingerprints(path: Path) -> list[str]:
 
 
 def outcomes(path: Path, trusted: list[str] | None = None) -> dict[str, str]:
-    return {check.name: check.outcome for check in check_run(read_run(path), read_trust(trusted or []))}
+    return {check.name: check.outcome for check in audit_run(read_run(path), read_trust(trusted or [])).checks}
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -59,7 +59,7 @@ def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_an_untouched_run_is_proven_but_for_who_wrote_it(run: Path) -> None:
-    checks = check_run(read_run(run))
+    checks = audit_run(read_run(run)).checks
     assert {check.name for check in checks if check.outcome != "proven"} == {"who wrote the records"}
     assert exit_status(checks) == 2
 
@@ -159,7 +159,7 @@ def test_what_was_signed_and_what_is_on_record_must_be_the_same(run: Path, name:
 
 def test_a_signed_answer_that_is_missing_is_named(run: Path) -> None:
     (run / "rounds/0002/signed/berta.train.answer.json").unlink()
-    found = next(check for check in check_run(read_run(run)) if check.name == ANSWERS)
+    found = next(check for check in audit_run(read_run(run)).checks if check.name == ANSWERS)
     assert found.outcome == "not checkable"
     assert "berta.train.answer.json of round 2" in found.why
 
@@ -298,7 +298,7 @@ def test_tampering_is_named(run: Path, name: str) -> None:
 def test_a_missing_update_is_not_checkable_and_named(run: Path) -> None:
     (run / "rounds" / "0002" / "updates" / "berta.npy").unlink()
     found = next(
-        check for check in check_run(read_run(run)) if check.name == "the models are what the updates add up to"
+        check for check in audit_run(read_run(run)).checks if check.name == "the models are what the updates add up to"
     )
     assert found.outcome == "not checkable"
     assert "berta" in found.why
@@ -334,5 +334,5 @@ def test_a_run_of_an_older_release_whose_study_had_fewer_keys_is_the_same_study(
     older = digest(json.loads((run / "study.json").read_text()))
     _edit(run / "run.json", lambda record: record.update(study_digest=older))
     name = "the study is the one that the run names"
-    (found,) = [check for check in check_run(read_run(run)) if check.name == name]
+    (found,) = [check for check in audit_run(read_run(run)).checks if check.name == name]
     assert (found.outcome, "this release knows more keys" in found.why) == ("proven", True)

@@ -22,7 +22,7 @@ from server.report import build_report
 from server.report.page import render
 from server.report.words import all_hospitals, summary
 from shared.audit.records import read_run
-from shared.audit.run import check_run
+from shared.audit.run import audit_run
 from shared.canonical import digest
 from shared.errors import QuorumError
 from shared.ledger.entries import figures_digest
@@ -112,17 +112,17 @@ def test_the_audit_says_whether_it_trained(tmp_path: Path) -> None:
     federation = Federation.make(tmp_path / "run")
     outsider(federation.sites["clara"])
     federation.conduct()
-    checks = {one.name: one for one in check_run(read_run(federation.folder.path))}
+    checks = {one.name: one for one in audit_run(read_run(federation.folder.path)).checks}
     name = "who tests the final model as an outsider never trained it"
     assert (checks[name].outcome, checks[name].why) == ("proven", "no update of clara in 3 rounds")
     files = read_run(federation.folder.path)
     trained = files.rounds[1].trained
     forged = files.rounds[1].model_copy(update={"trained": {**trained, "clara": trained["anna"]}})
     files = dataclasses.replace(files, rounds=[files.rounds[0], forged, *files.rounds[2:]])
-    (check,) = [one for one in check_run(files) if one.name == name]
+    (check,) = [one for one in audit_run(files).checks if one.name == name]
     assert check.outcome == "violated" and "clara trained" in check.why
     Federation.make(tmp_path / "other").conduct()
-    assert name not in {one.name for one in check_run(read_run(tmp_path / "other"))}
+    assert name not in {one.name for one in audit_run(read_run(tmp_path / "other")).checks}
 
 
 def test_the_report_shows_it_apart_and_pools_it_with_nobody(tmp_path: Path) -> None:
