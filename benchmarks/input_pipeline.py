@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from client.data.batches import Batches
 from client.data.cache import ImageStore, prepare_store
 from client.data.records import Record
-from shared.study import Augmentation, Normalise, Preprocessing
+from shared.study_augmentation import Augmentation
+from shared.study_pixels import Normalise, Preprocessing
 from shared.torchvision_cpu import import_torchvision
 
 SIZE, BATCH = 64, 32

@@ -27,7 +27,7 @@ from client.private.noise import standard_normals
 from client.private.sampling import PatientSampler
 from client.training import optimiser_of
 from shared.models.resnet import BasicBlock, ResNet
-from shared.study import Training
+from shared.study_training import Training
 
 Row = tuple[str, Mode | None, int]
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from client.training import optimiser_of
 from shared.models.resnet import BasicBlock, ResNet
-from shared.study import Training
+from shared.study_training import Training
 
 Attention = Literal["none", "cbam"]
 

@@ -39,7 +39,8 @@ from shared.private_file import write_private
 from shared.release import Release
 from shared.schema import Sha256, Strict
 from shared.signing import KeyText
-from shared.study import Study, WeightsFile, study_from_data
+from shared.study import Study, study_from_data
+from shared.study_model import WeightsFile
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 

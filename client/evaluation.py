@@ -24,7 +24,8 @@ from shared.errors import DataError, NonFiniteUpdateError
 from shared.metrics.bootstrap import head_result
 from shared.metrics.classification import Floats, Integers, Predictions
 from shared.results import Evaluated, HeadResult, SvmChoice
-from shared.study import Study, SvmHead
+from shared.study import Study
+from shared.study_head import SvmHead
 
 _log = logging.getLogger(__name__)
 

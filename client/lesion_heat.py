@@ -19,7 +19,7 @@ from shared.imaging.decoder import close_decoders
 from shared.imaging.inside import source_file
 from shared.imaging.preprocess import prepare_mask
 from shared.models.network import Network
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 
 _log = logging.getLogger(__name__)
 

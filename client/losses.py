@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from shared.errors import PrivacyError
 from shared.losses import focal_losses
-from shared.study import Training
+from shared.study_training import Training
 
 #: Logits (B, outputs) and class indices (B,) to the loss of each image, (B,), in float32 (float64 where the logits are).
 ImageLosses = Callable[[Tensor, Tensor], Tensor]

@@ -7,7 +7,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from client.data.contrast import FIGURES, MEANING, Effect
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 
 _SECTION = """<section><h2>What denoising and CLAHE did to the images</h2>
 <p>{{ steps }}, on {{ effect.images }} of {{ effect.all_images }} images, drawn at random{% if effect.unreadable %}; {{ effect.unreadable }} more could not be read{% endif %}.</p>

@@ -18,7 +18,7 @@ from shared.private_file import write_private
 from shared.release import Release
 from shared.schema import Sha256, Strict
 from shared.signing import PublicKey
-from shared.study import WeightsFile
+from shared.study_model import WeightsFile
 
 #: Fewest digits of a digest that may stand for all of it.
 SHORTEST_PREFIX = 8

@@ -21,7 +21,8 @@ from shared.profile import Policy, Profile
 from shared.release import Release
 from shared.schema import Strict
 from shared.signing import PublicKey
-from shared.study import Study, WeightsFile
+from shared.study import Study
+from shared.study_model import WeightsFile
 
 NEVER = (
     "images, masks, tables and file names; names, ids and dates of patients; the score, feature vector or map of a single image; support "

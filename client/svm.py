@@ -25,7 +25,7 @@ from sklearn.svm import SVC
 
 from shared.errors import DataError
 from shared.metrics.classification import area_under_roc, confusion_counts, rates
-from shared.study import Grid, SvmHead
+from shared.study_head import Grid, SvmHead
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

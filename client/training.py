@@ -25,7 +25,7 @@ from shared.errors import DataError, NonFiniteUpdateError
 from shared.models.network import Network
 from shared.models.state import travelling
 from shared.results import Epoch
-from shared.study import Training
+from shared.study_training import Training
 
 Precision = Literal["fp32", "bf16"]
 MemoryFormat = Literal["contiguous", "channels_last"]

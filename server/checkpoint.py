@@ -22,7 +22,7 @@ from server.run_folder import RunFolder, write_atomic
 from shared.aggregation import OptimiserState
 from shared.errors import RunFolderError, StorageError
 from shared.run_records import RoundRecord
-from shared.study import ServerOptimiser
+from shared.study_federation import ServerOptimiser
 from shared.wire import Flat, Manifest, flat_digest, flatten, manifest_from_pairs, unflatten
 
 #: Last checkpoints whose weights are kept; every round.json stays.

@@ -20,7 +20,8 @@ from server.starting_model import Built, build_starting_model, starting_point
 from shared.documents import Publication, read_document, write_document
 from shared.errors import InputError, StorageError, WeightsError
 from shared.release import Release
-from shared.study import Study, WeightsFile, load_study, study_from_data
+from shared.study import Study, load_study, study_from_data
+from shared.study_model import WeightsFile
 
 #: Fewest digits of a study's digest that may stand for all of it.
 SHORTEST_PREFIX = 6

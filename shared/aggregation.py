@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.errors import WireError
-from shared.study import ServerOptimiser
+from shared.study_federation import ServerOptimiser
 from shared.wire import Flat
 
 _CHUNK = 1 << 18  # values of float64 held at a time: 2 MiB

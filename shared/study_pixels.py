@@ -1,4 +1,4 @@
-"""Parts of a study that say what becomes of pixels beyond region and size: enhancement, normalisation, and the stronger augmentations."""
+"""Part of a study: from an image file to the pixels that a network gets."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from shared.schema import Strict
-
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Clahe(Strict):
@@ -33,49 +31,44 @@ class LayerNormalise(Strict):
     beta: float = 0.0
 
 
-class Cutout(Strict):
-    """Black squares at random places (DeVries, Taylor, arXiv:1708.04552), wholly inside the image; they may overlap."""
+class Normalise(Strict):
+    """(x - mean) / std for each channel, on pixels in [0, 1]."""
 
-    probability: Probability
-    fewest: int = Field(default=1, ge=1, le=64)
-    most: int = Field(default=1, ge=1, le=64)
-    side: int = Field(default=16, ge=1, le=1024, description="pixels of the prepared image")
+    mean: list[float] = Field(min_length=1, max_length=3)
+    std: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, max_length=3)
+
+
+class Preprocessing(Strict):
+    """From an image file to a (channels, size, size) array in [0, 1]; done once, into the cache."""
+
+    region: Literal["finding", "whole"] = Field(description="a square around the finding's mask, or the whole image")
+    margin: float = Field(
+        default=0.25, ge=0, le=4, description="added around the finding's box, as a share of its longer side"
+    )
+    size: int = Field(ge=16, le=1024)
+    channels: Literal[1, 3] = Field(description="channels of the network's input; grey images are repeated")
+    intensity: Literal["region_percentiles", "bit_depth"] = Field(
+        default="bit_depth",
+        description="what maps pixels to [0, 1]: the region's 0.5th and 99.5th percentiles, or the stored bit depth",
+    )
+    denoise: Literal["none", "median", "bilateral", "nlm"] = Field(
+        default="none", description="of the resized image: 3 x 3 median, bilateral, or non-local means; before CLAHE"
+    )
+    clahe: Clahe | None = Field(default=None, description="of the resized and denoised image")
+    normalise: Normalise | None = Field(default=None, description="public constants; None leaves [0, 1]")
+    layer_normalise: LayerNormalise | None = Field(default=None, description="in place of normalise")
 
     @model_validator(mode="after")
-    def _check(self) -> Cutout:
-        if self.most < self.fewest:
-            raise ValueError(f"most is {self.most}, which is less than fewest, {self.fewest}")
+    def _check(self) -> Preprocessing:
+        if self.normalise is not None and self.layer_normalise is not None:
+            raise ValueError("normalise and layer_normalise exclude each other: leave one of them out")
+        if self.clahe is not None and 2 * self.clahe.tiles > self.size:
+            raise ValueError(
+                f"clahe.tiles is {self.clahe.tiles}, but a tile of {self.size} pixels must have at least 2 a side"
+            )
+        if self.normalise is not None:
+            for key in ("mean", "std"):
+                count = len(getattr(self.normalise, key))
+                if count not in (1, self.channels):
+                    raise ValueError(f"normalise.{key} must have 1 or {self.channels} values, but has {count}")
         return self
-
-
-class Distortion(Strict):
-    """One of `kinds`, drawn for each image that is distorted; what comes in from outside is black.
-
-    elastic: smooth random displacements; grid: the cells of a grid grow and shrink along each axis; optical: a lens's barrel or cushion.
-    """
-
-    probability: Probability
-    kinds: list[Literal["elastic", "grid", "optical"]] = Field(
-        default=["elastic", "grid", "optical"], min_length=1, description="each as likely as it is listed"
-    )
-    elastic: float = Field(default=0.04, gt=0, le=0.5, description="largest displacement, as a share of the side")
-    elastic_points: int = Field(default=4, ge=2, le=32, description="points along each side that are displaced")
-    grid: float = Field(default=0.3, gt=0, lt=1, description="a cell's side is drawn from 1-grid to 1+grid")
-    grid_cells: int = Field(default=5, ge=2, le=32, description="along each side")
-    optical: float = Field(default=0.1, gt=0, le=0.5, description="radial coefficient k of r (1 + k r^2), +-")
-
-
-class Blur(Strict):
-    """One of `kinds`, drawn for each image that is blurred; the border is reflected."""
-
-    probability: Probability
-    kinds: list[Literal["motion", "gaussian"]] = Field(default=["motion", "gaussian"], min_length=1)
-    motion: int = Field(default=7, ge=2, le=63, description="longest path in pixels; drawn from 2 up, in any direction")
-    gaussian: float = Field(
-        default=1.5, gt=0, le=10, description="largest deviation in pixels; drawn from a third of it up"
-    )
-
-    @property
-    def reach(self) -> int:
-        """Pixels beyond the image that a kernel may look at: half the longest path, or three deviations."""
-        return max((self.motion + 1) // 2, max(1, round(3 * self.gaussian)))

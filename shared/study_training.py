@@ -1,11 +1,11 @@
-"""Parts of a study's training recipe: settings of one loss or one schedule."""
+"""Part of a study: what each hospital does in one round."""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from shared.schema import Name, Strict
 
@@ -39,3 +39,55 @@ class Restarts(Strict):
             passed -= length
             length *= self.factor
         return 0.5 * (1.0 + math.cos(math.pi * passed / length))
+
+
+class Training(Strict):
+    """What each hospital does in one round."""
+
+    local_epochs: int | None = Field(
+        default=None, ge=1, le=1000, description="passes over the train part; must be given unless the study is private"
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, le=4096, description="images; must be given unless the study is private"
+    )
+    optimiser: Literal["adam", "adamw", "sgd"]
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "linear", "cosine", "cosine_restarts"] = Field(
+        default="constant",
+        description="how the learning rate falls from round to round, towards 0 after the last (of each cycle, with restarts)",
+    )
+    restarts: Restarts | None = Field(default=None, description="cosine_restarts only, and must be given there")
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd only")
+    nesterov: bool = Field(default=False, description="sgd with momentum only")
+    optimiser_state: Literal["reset", "keep"] = Field(
+        default="reset", description="whether a site's optimiser starts anew each round or goes on"
+    )
+    loss: Literal["binary_cross_entropy", "cross_entropy", "focal"]
+    focal: Focal | None = Field(default=None, description="loss: focal only, and must be given there")
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced: weights from the site's own class counts"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        if self.momentum and self.optimiser != "sgd":
+            raise ValueError(f"momentum is a setting of sgd, but the optimiser is {self.optimiser}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov is a form of momentum, but momentum is 0")
+        for part, belongs, key in (("restarts", "cosine_restarts", "schedule"), ("focal", "focal", "loss")):
+            if (getattr(self, part) is not None) != (getattr(self, key) == belongs):
+                raise ValueError(f"{part} must be given with {key}: {belongs}, and only then")
+        if self.focal is not None and self.class_weights != "none":
+            raise ValueError("class_weights would weigh the classes a second time: focal loss has its own, focal.alpha")
+        return self
+
+    def in_round(self, number: int, rounds: int) -> Training:
+        """These settings with the learning rate of round `number` (from 1) of `rounds`."""
+        passed = (number - 1) / rounds
+        factor = {"constant": 1.0, "linear": 1.0 - passed, "cosine": 0.5 * (1.0 + math.cos(math.pi * passed))}
+        if self.restarts is not None:
+            factor["cosine_restarts"] = self.restarts.share(number - 1)
+        return self.model_copy(update={"learning_rate": self.learning_rate * factor[self.schedule]})

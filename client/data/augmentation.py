@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from client.data.distortion import distorted
 from client.data.occlusion import blurred, cut_out
-from shared.study import Augmentation
+from shared.study_augmentation import Augmentation
 
 
 def augmented(images: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from client.data.augmentation import augmented, is_identity
 from client.data.cache import ImageStore
-from shared.study import Augmentation, Preprocessing
+from shared.study_augmentation import Augmentation
+from shared.study_pixels import Preprocessing
 
 
 class Batches:

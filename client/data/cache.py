@@ -38,7 +38,7 @@ from shared.errors import UnreadableImageError
 from shared.imaging.decoder import close_decoders
 from shared.imaging.enhancement import is_enhanced
 from shared.imaging.preprocess import prepare, recipe_digest
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 
 #: What turns files into pixels: another version may give other ones.
 _DECODERS = ("numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "python-gdcm")

@@ -16,7 +16,7 @@ from shared.imaging.contrast import Contrast, contrast_of
 from shared.imaging.decoder import close_decoders
 from shared.imaging.enhancement import enhanced
 from shared.imaging.preprocess import unenhanced
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 
 #: Figures in the order they are shown, with their names and units.
 FIGURES = {

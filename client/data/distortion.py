@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shared.study_pixels import Distortion
+from shared.study_augmentation import Distortion
 
 
 def distorted(images: Tensor, spec: Distortion, generator: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shared.study_pixels import Blur, Cutout
+from shared.study_augmentation import Blur, Cutout
 
 #: Points along a path of motion, a pixel.
 _FINENESS = 4

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from client.data.records import Holding, Part, Problem, Record
 from client.data.splits import PARTS, Indices, draw_key, parts_by_id, split_records
 from shared.errors import DataError, PolicyError
-from shared.study import Balanced, Study
+from shared.study import Study
+from shared.study_data import Balanced
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from client.data.records import Part
 from shared.errors import DataError, SplitLeakError
-from shared.study import Split
+from shared.study_data import Split
 
 Indices = NDArray[np.int64]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")

@@ -38,7 +38,7 @@ from client.training import TrainingStopped, optimiser_of, seeded
 from shared.errors import NonFiniteUpdateError, PrivacyError
 from shared.models.network import Network
 from shared.models.state import travelling
-from shared.study import Training
+from shared.study_training import Training
 
 log = logging.getLogger("consilium.site")
 

@@ -20,7 +20,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from client.private.gradients import Losses, Mode, PatientGradients, first_line, is_out_of_memory, trained_parameters
 from client.training import seeded
 from shared.errors import NonFiniteUpdateError, PrivacyError
-from shared.study import Training
+from shared.study_training import Training
 
 #: Largest difference between two ways to the same gradient or output, relative to its norm: TF32 on a GPU differs by 1e-3.
 _AGREEMENT = 0.02

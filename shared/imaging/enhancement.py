@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.study import Preprocessing
-from shared.study_pixels import Clahe
+from shared.study_pixels import Clahe, Preprocessing
 
 Levels = NDArray[np.float32]
 

@@ -16,7 +16,7 @@ from shared.imaging.enhancement import enhanced
 from shared.imaging.files import read_image
 from shared.imaging.masks import Box, Mask, bounding_box, resized_mask, union_of_masks
 from shared.imaging.pixels import Pixels, unreadable
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 
 #: Raise it with every change that alters a prepared pixel: cached images of another version are not used.
 PREPROCESSING_VERSION = 1

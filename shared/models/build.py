@@ -12,7 +12,8 @@ from shared.models.network import Network
 from shared.models.registry import builder_of, require_options
 from shared.models.weights import fit_weights, read_weights, torchvision_weights
 from shared.seeds import derived_seed
-from shared.study import Study, WeightsFile
+from shared.study import Study
+from shared.study_model import WeightsFile
 
 
 def build_network(study: Study, *, weights_root: Path | None = None) -> Network:

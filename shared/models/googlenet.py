@@ -21,7 +21,8 @@ from shared.errors import StudyError
 from shared.models.attention import NORMS
 from shared.models.network import Network
 from shared.models.torchvision_network import with_channels
-from shared.study import Normalise, Study
+from shared.study import Study
+from shared.study_pixels import Normalise
 from shared.torchvision_cpu import import_torchvision
 
 import_torchvision()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from shared.errors import StudyError
 from shared.models import cnn_vit, efficientnet, googlenet, mobilenet, rcdnet, regnet, resnet, vgg, vit
 from shared.models.network import Network
-from shared.study import Model, Study
+from shared.study import Study
+from shared.study_model import Model
 
 Builder = Callable[[Study], Network]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from shared.errors import StorageError, WeightsError, WeightsUnavailableError
 from shared.models.attention import Attention
 from shared.models.network import Network
-from shared.study import WeightsFile
+from shared.study_model import WeightsFile
 from shared.torchvision_cpu import import_torchvision
 
 #: Weights of `weights: torchvision`, by name: torchvision's DEFAULT may change, and with it what a study means.

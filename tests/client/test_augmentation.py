@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.augmentation import _flipped, _inverse_affine, _moved, augmented, is_identity
-from shared.study import Augmentation
+from shared.study_augmentation import Augmentation
 from shared.torchvision_cpu import import_torchvision
 
 torchvision = import_torchvision()

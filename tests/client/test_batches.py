@@ -8,8 +8,8 @@ import torch
 
 from client.data.batches import Batches
 from client.data.cache import ImageStore
-from shared.study import Augmentation, Normalise, Preprocessing
-from shared.study_pixels import LayerNormalise
+from shared.study_augmentation import Augmentation
+from shared.study_pixels import LayerNormalise, Normalise, Preprocessing
 
 RECIPE = Preprocessing(region="whole", size=16, channels=3)
 

@@ -11,7 +11,7 @@ import pytest
 from client.data.cbis_ddsm_tables import TABLES, Finding, read_tables
 from client.data.splits import split_records
 from shared.errors import DataError, SplitLeakError
-from shared.study import Split
+from shared.study_data import Split
 
 COLUMNS = (
     "patient_id,breast density,left or right breast,image view,abnormality id,abnormality type,calc type,"

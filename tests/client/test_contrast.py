@@ -19,7 +19,7 @@ from shared.errors import InputError
 from shared.imaging.contrast import contrast_of
 from shared.imaging.enhancement import enhanced
 from shared.imaging.preprocess import unenhanced
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 
 RECIPE = Preprocessing.model_validate(
     {"region": "whole", "size": 64, "channels": 1, "clahe": {"tiles": 4}, "denoise": "median"}

@@ -20,7 +20,7 @@ from client.data.records import Holding
 from client.data.registry import adapter_for, open_holding, read_holding
 from shared.errors import DataError, ProfileError
 from shared.profile import Profile, SiteData
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 
 read = DicomFolder()
 MAMMOGRAPHY, ULTRASOUND = "1.2.840.10008.5.1.4.1.1.1.2", "1.2.840.10008.5.1.4.1.1.6.1"

@@ -14,7 +14,8 @@ from client.heat_maps import enlarged, grad_cam, heat_inside, last_map, overlaid
 from client.lesion_heat import HeatMaps
 from shared.models import build_network
 from shared.models.network import Network
-from shared.study import Preprocessing, Study, study_from_data
+from shared.study import Study, study_from_data
+from shared.study_pixels import Preprocessing
 
 LAYERS = {
     "resnet18": ("layer4", (3, 3)),

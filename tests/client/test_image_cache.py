@@ -23,7 +23,7 @@ from client.data.cache import prepare_store
 from client.data.records import Record
 from shared.errors import StorageError, UnreadableImageError
 from shared.imaging.preprocess import prepare
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 
 RECIPE = Preprocessing(region="whole", size=16, channels=3)
 HOUSE = Path(__file__).parents[2]
@@ -281,7 +281,7 @@ from client.data import cache
 from client.data.records import Record
 from shared.errors import ConsiliumError
 from shared.imaging.preprocess import prepare
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 folder, pause = Path(sys.argv[2]), float(sys.argv[3])
 def slow(*arguments):
     time.sleep(pause)

@@ -15,7 +15,7 @@ from client.data.image_folder import ImageFolder
 from client.data.image_survey import survey
 from client.data.registry import ADAPTERS
 from shared.errors import DataError
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 
 read = ImageFolder()
 

@@ -9,7 +9,7 @@ import pytest
 from client.data.isic2019 import Isic2019
 from client.data.registry import ADAPTERS
 from shared.errors import DataError
-from shared.study import Task
+from shared.study_task import Task
 
 read = Isic2019()
 TRUTH = "ISIC_2019_Training_GroundTruth.csv"

@@ -12,8 +12,8 @@ from client.losses import image_losses, losses_of
 from client.private.requirements import require_private_training
 from client.training import optimiser_of
 from shared.errors import PrivacyError
-from shared.study import Study, Training
-from shared.study_training import Restarts
+from shared.study import Study
+from shared.study_training import Restarts, Training
 
 
 def recipe(**changes: Any) -> Training:

@@ -17,7 +17,7 @@ from client.data.medmnist import MedMnist
 from client.data.registry import ADAPTERS
 from client.data.source_digests import source_digests
 from shared.errors import DataError
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 
 read = MedMnist()
 RECIPE = Preprocessing(region="whole", size=28, channels=1)

@@ -28,7 +28,8 @@ from client.page_figures import brier_score, calibration, confident_errors, feat
 from shared.errors import StorageError
 from shared.metrics.classification import Predictions
 from shared.profile import Profile
-from shared.study import NoisedCounts, Study
+from shared.study import Study
+from shared.study_evaluation import NoisedCounts
 from shared.study_privacy import Privacy
 
 

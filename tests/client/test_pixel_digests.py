@@ -25,7 +25,7 @@ from client.withdrawal import withdraw
 from client.withdrawn import Tags
 from shared.imaging.files import read_image
 from shared.imaging.pixels import Pixels
-from shared.study import Preprocessing
+from shared.study_pixels import Preprocessing
 
 RECIPE = Preprocessing(region="whole", size=16, channels=3)
 OTHER = Preprocessing(region="whole", size=20, channels=1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from client.data.splits import PARTS, assign_patients, check_no_leak, split_records
 from shared.errors import DataError, SplitLeakError
-from shared.study import Split
+from shared.study_data import Split
 
 Records = list[tuple[str, int]]
 

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 from client.data.augmentation import augmented, is_identity
 from client.data.distortion import elastic_grid, grid_grid, identity_grid, optical_grid
 from client.data.occlusion import blurred, cut_out, gaussian_kernels, motion_kernels
-from shared.study import Augmentation
-from shared.study_pixels import Blur, Cutout, Distortion
+from shared.study_augmentation import Augmentation, Blur, Cutout, Distortion
 
 #: The paper's list, with its probabilities; the amounts are ours.
 SKINNET = Augmentation.model_validate(

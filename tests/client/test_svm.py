@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 
 from client.svm import FittedSvm, _calibration, _sigmoid, fit_svm
 from shared.errors import DataError
-from shared.study import Grid, SvmHead
+from shared.study_head import Grid, SvmHead
 
 GRID = Grid(C=[0.1, 1.0, 10.0], gamma=[0.0001, 0.001, 0.01], folds=5)
 Data = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -27,7 +27,7 @@ from shared.errors import DataError, NonFiniteUpdateError, WeightsError
 from shared.models.network import Network
 from shared.models.resnet import BasicBlock, ResNet
 from shared.models.state import travelling_arrays
-from shared.study import Training
+from shared.study_training import Training
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from server.run_folder import RunFolder
 from shared.aggregation import OptimiserState
 from shared.errors import RunFolderError, StorageError
 from shared.run_records import RoundRecord, RoundTiming
-from shared.study import ServerOptimiser
+from shared.study_federation import ServerOptimiser
 from shared.wire import flat_digest
 
 ARRAYS = {"conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "fc.bias": np.ones(5, np.float32)}
@@ -230,7 +230,7 @@ from server.checkpoint import Checkpoint, read_starting_model, write_checkpoint
 from server.run_folder import RunFolder
 from shared.aggregation import OptimiserState
 from shared.errors import StorageError
-from shared.study import ServerOptimiser
+from shared.study_federation import ServerOptimiser
 from tests.server.test_checkpoint import record_of
 
 folder = RunFolder(Path(sys.argv[1]))

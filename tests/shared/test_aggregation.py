@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shared import aggregation
 from shared.aggregation import OptimiserState, apply_update, normalised_weights, weighted_mean
 from shared.errors import WireError
-from shared.study import ServerOptimiser
+from shared.study_federation import ServerOptimiser
 from shared.wire import Flat
 
 

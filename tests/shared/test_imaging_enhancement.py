@@ -17,8 +17,7 @@ from skimage.filters import gaussian
 from shared.imaging.contrast import contrast_of, local_contrast, signal_to_noise, visibility
 from shared.imaging.enhancement import enhanced, equalised, is_enhanced, noise_deviation
 from shared.imaging.preprocess import prepare, recipe_digest, unenhanced
-from shared.study import Preprocessing
-from shared.study_pixels import Clahe, LayerNormalise
+from shared.study_pixels import Clahe, LayerNormalise, Preprocessing
 
 PLAIN = Preprocessing(region="whole", size=64, channels=1)
 CAMERA = np.asarray(data.camera()[100:356:2, 100:356:2] / 255, dtype=np.float32)

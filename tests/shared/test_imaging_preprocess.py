@@ -27,7 +27,7 @@ from shared.imaging.preprocess import (
     square_of_whole,
     unit_intensities,
 )
-from shared.study import Normalise, Preprocessing
+from shared.study_pixels import Normalise, Preprocessing
 
 sides = st.integers(1, 60)
 

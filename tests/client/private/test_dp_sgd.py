@@ -16,7 +16,7 @@ from client.private.sampling import PatientSampler
 from client.training import TrainingStopped
 from shared.errors import PrivacyError
 from shared.models.resnet import BasicBlock, ResNet
-from shared.study import Training
+from shared.study_training import Training
 
 MODES: list[Mode] = ["hooks", "ghost"]
 ALL = np.arange(7)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from client.private.dp_sgd import DpSgd
 from client.private.requirements import require_private_training
 from shared.errors import PrivacyError
-from shared.study import Training
+from shared.study_training import Training
 
 
 class Centred(nn.Module):

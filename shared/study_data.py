@@ -1,0 +1,50 @@
+"""Part of a study: which records of a hospital's holding take part, and how they are divided."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from shared.schema import Strict
+
+
+class Balanced(Strict):
+    """Balanced subsample drawn at each site, by seed: `per_class` units of every class."""
+
+    per_class: int = Field(ge=2)
+    if_fewer: Literal["refuse", "equalise"] = Field(
+        description="refuse the study, or draw as many of each class as the smallest has"
+    )
+
+
+class Split(Strict):
+    """Division into train, validation and test, always by patient (law 8)."""
+
+    division: Literal["by_patient", "official"] = "by_patient"
+    train: float = Field(default=0.70, gt=0, lt=1)
+    validation: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.15, gt=0, lt=1, description="ignored share where the division is official")
+
+    @model_validator(mode="after")
+    def _check(self) -> Split:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(f"train, validation and test must add up to 1, but add up to {total:g}")
+        return self
+
+
+class Data(Strict):
+    """Which records of a hospital's holding take part."""
+
+    select: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="keep records whose attribute has one of these values, e.g. abnormality: [calcification]",
+    )
+    balanced: Balanced | None = None
+    scarce_classes: Literal["refuse", "leave_out"] = Field(
+        default="refuse",
+        description="at a site where a class has too few patients for every part and the SVM's folds: refuse the study, or leave "
+        "that class out there and say so (never the positive class)",
+    )
+    split: Split = Split()
