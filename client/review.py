@@ -147,11 +147,16 @@ def _what_is_trained(looking: _Looking) -> Section:
         ("Network", ", ".join(options)),
         ("Input", f"{pixels.size} x {pixels.size} pixels, {pixels.channels} channel(s), {_region(study)}"),
     ]
+    if study.metadata:
+        rows.append(("Told besides", f"{', '.join(one.name for one in study.metadata)} of each patient"))
     if network is not None:
         share = f"{100 * network.trained / network.parameters:.0f} %"
         rows.append(("Parameters", f"{network.parameters:,}, of which {network.trained:,} are trained ({share})"))
     if study.model.freeze:
         rows.append(("Frozen", ", ".join(study.model.freeze)))
+    for number, stage in enumerate(study.training.stages, 1):
+        held = f"{', '.join(stage.freeze)} stays as it is" if stage.freeze else "all is trained"
+        rows.append((f"Stage {number}", f"{stage.rounds} rounds, in which {held}"))
     rows.append(("Starts from", _starts_from(study, network)))
     if study.head is not None:
         stays = "it and its figures stay here" if study.privacy is not None else "it never leaves"

@@ -34,10 +34,12 @@ LARGER = {
     "vgg16_bn": "group",
     "efficientnet_b3": "group",
     "vit_b_16": "none",
+    "skinnet_v1": "group",
 }
 
 
 def study(**model: str) -> Study:
+    age = [{"kind": "number", "name": "age", "low": 0, "high": 100}]
     return study_from_data(
         {
             "schema": "consilium/study/1",
@@ -47,6 +49,7 @@ def study(**model: str) -> Study:
             "seed": 3,
             "task": {"classes": {"benign": [], "malignant": []}, "positive_class": "malignant", "unit": "image"},
             "preprocessing": {"region": "whole", "size": 32, "channels": 3},
+            "metadata": age if MODELS[model["name"]].metadata else [],
             "model": model,
             "training": {
                 "local_epochs": 1,

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from shared.models.registry import MODELS
 from shared.study import Study, study_from_data
 
 
@@ -21,6 +22,8 @@ def make_study() -> Callable[..., Study]:
         **model: Any,
     ) -> Study:
         names = [f"class{index}" for index in range(classes)]
+        told = model["name"] in MODELS and MODELS[model["name"]].metadata if "name" in model else False
+        age = {"kind": "number", "name": "age", "low": 0, "high": 100}
         return study_from_data(
             {
                 "schema": "consilium/study/1",
@@ -30,6 +33,7 @@ def make_study() -> Callable[..., Study]:
                 "seed": seed,
                 "task": {"classes": {name: [] for name in names}, "positive_class": names[1], "unit": "image"},
                 "preprocessing": {"region": "whole", "size": size, "channels": channels},
+                "metadata": [age] if told else [],
                 "model": {"name": "resnet18", **model},
                 "training": {
                     "local_epochs": 1,
