@@ -22,7 +22,7 @@ def make_study() -> Callable[..., Study]:
         **model: Any,
     ) -> Study:
         names = [f"class{index}" for index in range(classes)]
-        told = model["name"] in MODELS and MODELS[model["name"]].metadata if "name" in model else False
+        entry = MODELS.get(model.get("name", "resnet18"))
         age = {"kind": "number", "name": "age", "low": 0, "high": 100}
         return study_from_data(
             {
@@ -32,8 +32,13 @@ def make_study() -> Callable[..., Study]:
                 "governance": {"purpose": "test", "ethics": "none needed", "retention": "none"},
                 "seed": seed,
                 "task": {"classes": {name: [] for name in names}, "positive_class": names[1], "unit": "image"},
-                "preprocessing": {"region": "whole", "size": size, "channels": channels},
-                "metadata": [age] if told else [],
+                "preprocessing": {
+                    "region": "whole",
+                    "size": size,
+                    "channels": channels,
+                    "mask": {"from": "annotated"} if entry is not None and entry.mask == "needed" else None,
+                },
+                "metadata": [age] if entry is not None and entry.metadata else [],
                 "model": {"name": "resnet18", **model},
                 "training": {
                     "local_epochs": 1,

@@ -46,8 +46,8 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 
 
 def inputs_of(name: str, channels: int = 3) -> Tensor:
-    """Two images of 32 pixels, and metadata behind them where the model takes some."""
-    return images(2, channels + MODELS[name].metadata, 32, 32)
+    """Two images of 32 pixels, and mask and metadata behind them where the model takes them."""
+    return images(2, channels + (MODELS[name].mask == "needed") + MODELS[name].metadata, 32, 32)
 
 
 def theirs_of(name: str, *, classes: int, size: int) -> nn.Module:
