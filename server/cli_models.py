@@ -57,9 +57,13 @@ def compare(
 
     Example: consilium-server compare runs/demo-private runs/demo-private-plain
     """
-    from server.comparison import comparison, side_of
+    from server.comparison import comparison, notes, side_of
 
-    Console().print(comparison([side_of(path) for path in run_dirs]))
+    sides = [side_of(path) for path in run_dirs]
+    console = Console()
+    console.print(comparison(sides))
+    for note in notes(sides):
+        _say(console, note)
 
 
 def _say(console: Console, text: str) -> None:

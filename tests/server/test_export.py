@@ -115,5 +115,5 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
     first, second = (write_example_run(tmp_path / name) for name in ("first", "second"))
     done = CliRunner().invoke(app, ["compare", str(first.path), str(second.path)])
     assert done.exit_code == 0, done.output
-    for word in ("first", "second", "no bound", "north", "balanced", "all"):
+    for word in ("first", "second", "no bound", "north", "balanced", "all", "every wrong image counts twice"):
         assert word in done.output

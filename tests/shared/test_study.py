@@ -99,6 +99,11 @@ def test_every_mistake_of_a_file_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
+        (
+            ("task", "rare_classes"),
+            ["malignant", "scc"],
+            "rare_classes: scc is not among the classes benign, malignant",
+        ),
         (("task", "positive_class"), "cancer", "positive_class 'cancer' is not one of the classes benign, malignant"),
         (("task", "classes"), {"a": ["x"], "malignant": ["X"]}, "label 'X' stands in two classes, a and malignant"),
         (("task", "classes"), {"malignant": []}, "at least 2 items"),
