@@ -202,9 +202,9 @@ def _patients(study: Study, profile: Profile) -> list[tuple[str, str]]:
         fewer = "refuses" if data.balanced.if_fewer == "refuse" else "takes as many of each as the smallest class has"
         rows.append(("Drawn", f"{data.balanced.per_class} {task.unit}s of every class; with fewer, the study {fewer}"))
     split = data.split
-    shares = (
-        f"{100 * split.train:.0f} % train, {100 * split.validation:.0f} % validation, {100 * split.test:.0f} % test"
-    )
+    shares = ", ".join(f"{100 * share:.0f} % {part}" for part, share in split.shares().items())
+    if split.folds is not None:
+        shares += f" (cross-validation: fold {split.folds.test + 1} of {split.folds.of} is test)"
     how = "as the dataset was published" if split.division == "official" else shares
     if study.privacy is not None:
         how = f"each by a keyed hash of the patient's id alone, on average {shares}"

@@ -65,7 +65,7 @@ def choose(
 
     A private study's patients are divided by `place` (`client.data.splits.parts_by_id`; without it by a hash of seed and id), and no class
     is looked for. Else every class that remains has records in all three parts and, in train, at least as many patients as the SVM's
-    largest number of folds.
+    largest number of folds; with `data.split.folds` that is so whichever fold is tested.
 
     For an `external` test all that is selected is test: nothing is balanced, no official division is followed, and each class needs a
     patient (in a private study none is looked for).
@@ -90,22 +90,30 @@ def choose(
     dropped: list[int] = []
     by_id = (place or _public_place(study)) if study.privacy is not None else None
     if external:
-        by_id = _all_test
-    cohort = _divide(labelled, study, left_out, holding.problems, dropped, withdrawn, by_id)
+        by_id = _all_test(study)
+
+    def divided(items: _Labelled, by: Study = study) -> Cohort:
+        return _divide(items, by, left_out, holding.problems, dropped, withdrawn, by_id)
+
+    def scarce_in(items: _Labelled) -> dict[int, str]:
+        """In any fold, where there are folds: all of them must leave out the same classes, or a patient would be tested twice."""
+        found: dict[int, str] = {}
+        for one in _folds(study):
+            found = {**_scarce(divided(items, one), study, dropped), **found}
+        return found
+
     if external and study.privacy is None:
-        _require_classes(cohort, study)
-    while by_id is None and (scarce := _scarce(cohort, study, dropped)):
+        _require_classes(divided(labelled), study)
+    while by_id is None and (scarce := scarce_in(labelled)):
         if not _may_leave_out(scarce, study, dropped):
             raise _unservable(scarce, study)
         dropped.extend(scarce)
         labelled = [(record, label) for record, label in labelled if label not in scarce]
-        cohort = _divide(labelled, study, left_out, holding.problems, dropped, withdrawn)
     if study.data.balanced is not None and not external:
-        cohort = _divide(
-            _balance(labelled, study, study.data.balanced), study, left_out, holding.problems, dropped, withdrawn
-        )
-        if scarce := _scarce(cohort, study, dropped):
+        labelled = _balance(labelled, study, study.data.balanced)
+        if scarce := scarce_in(labelled):
             raise _unservable(scarce, study)
+    cohort = divided(labelled)
     reached = len(np.unique(cohort.patients))
     if reached < minimum_patients:
         raise PolicyError(
@@ -114,8 +122,22 @@ def choose(
     return cohort
 
 
-def _all_test(_patient: str) -> float:
-    return 0.0
+def _folds(study: Study) -> list[Study]:
+    """The study with each of its folds as test; the study itself where it has none."""
+    folds = study.data.split.folds
+    if folds is None:
+        return [study]
+    splits = [
+        study.data.split.model_copy(update={"folds": folds.model_copy(update={"test": test})})
+        for test in range(folds.of)
+    ]
+    return [study.model_copy(update={"data": study.data.model_copy(update={"split": split})}) for split in splits]
+
+
+def _all_test(study: Study) -> Callable[[str], float]:
+    folds = study.data.split.folds
+    number = 0.0 if folds is None else (folds.test + 0.5) / folds.of
+    return lambda _patient: number
 
 
 def _require_classes(cohort: Cohort, study: Study) -> None:

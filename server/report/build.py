@@ -280,13 +280,14 @@ def _points(false_positive: Sequence[float], true_positive: Sequence[float]) -> 
 
 def _pooled(sites: Mapping[str, Evaluated], study: Study) -> Pooled:
     return Pooled(
-        network=_pooled_head(sites, "network", study),
-        svm=_pooled_head(sites, "svm", study),
-        svm_paper=_pooled_head(sites, "svm_paper", study),
+        network=pooled_head(sites, "network", study),
+        svm=pooled_head(sites, "svm", study),
+        svm_paper=pooled_head(sites, "svm_paper", study),
     )
 
 
-def _pooled_head(sites: Mapping[str, Evaluated], key: HeadKey, study: Study) -> PooledHead | None:
+def pooled_head(sites: Mapping[str, Evaluated], key: HeadKey, study: Study) -> PooledHead | None:
+    """One head over the evaluations in `sites`, by name; None where none has it."""
     present = {site: one for site, one in sorted(sites.items()) if getattr(one, key) is not None}
     pooled = pooling.pool(
         list(present.values()),
