@@ -43,7 +43,7 @@ def export(
         raise InputError("--study and --study-out belong together")
     exported = export_model(RunFolder(run_dir), out, weights_root=weights_root or Path(), head=not without_head)
     console = Console()
-    _say(console, f"{out}: {exported.tensors} tensors of the model after round {exported.round}")
+    _say(console, f"{out}: {exported.tensors} tensors of the model after round {exported.provenance.round}")
     _say(console, f"sha256 {exported.weights['sha256']}")
     if study is not None and study_out is not None:
         digest = study_from(study, study_out, exported, public=public)

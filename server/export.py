@@ -12,29 +12,31 @@ from server.checkpoint import latest_checkpoint, read_starting_model
 from server.run_folder import RunFolder, write_atomic
 from shared.canonical import file_digest
 from shared.errors import InputError, RunFolderError, StorageError, StudyError
-from shared.study import load_study
+from shared.provenance import Provenance, read_provenance, with_provenance
+from shared.study import Study, load_study
 from shared.wire import unflatten
 from shared.yaml_source import read_yaml
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: `weights` as a study's `model.weights` names it."""
+    """What was written: `weights` as a study's `model.weights` names it, and what the file says of itself."""
 
     path: Path
     tensors: int
-    round: int
+    provenance: Provenance
     weights: dict[str, str]
 
 
 def export_model(run: RunFolder, out: Path, *, weights_root: Path, head: bool = True) -> Exported:
     """Write the model after the last round, frozen layers included, under the names of its state_dict (.safetensors).
 
-    Without `head` the last linear layer is left out: a study that starts from the file begins with a random one. `weights_root` is
-    where a starting weights file of the run's study lies. Raises RunFolderError where no round is finished, InputError for another kind
-    of file, WeightsError, StorageError.
+    The file says which run it comes from, of which study, and which runs taught the models that this study named
+    (`shared.provenance`); the same run gives the same bytes. Without `head` the last linear layer is left out: a study that starts from the
+    file begins with a random one. `weights_root` is where the weights files that the run's study names lie. Raises RunFolderError where
+    no round is finished, InputError for another kind of file, WeightsError, StorageError.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from shared.models import build_network
     from shared.models.state import load_travelling
@@ -51,17 +53,32 @@ def export_model(run: RunFolder, out: Path, *, weights_root: Path, head: bool = 
     tensors = {
         name: tensor.contiguous() for name, tensor in network.state_dict().items() if head or not name.startswith("fc.")
     }
-    hidden = out.with_name(f".{out.name}.partial")
+    provenance = Provenance(
+        study=run.study_data(), run=run.run_id(), round=last.round, ancestors=ancestors(study, weights_root)
+    )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, hidden)
-        hidden.replace(out)
     except OSError as problem:
-        hidden.unlink(missing_ok=True)
-        raise StorageError(f"{out}: can't be written: {problem.strerror or problem}") from None
+        raise StorageError(f"{out.parent}: can't be made: {problem.strerror or problem}") from None
+    write_atomic(out, with_provenance(save(tensors), provenance), mode=0o644)
     source = f"run {run.run().id} of study {study.name} ({study.digest()[:16]}), after round {last.round}"
     weights = {"file": out.name, "sha256": file_digest(out), "source": source, "origin": "federation"}
-    return Exported(out, len(tensors), last.round, weights)
+    return Exported(out, len(tensors), provenance, weights)
+
+
+def ancestors(study: Study, weights_root: Path) -> tuple[str | None, ...]:
+    """Runs that taught the models which the study names, oldest first, each once; None where a federation's model names no run.
+
+    Raises WeightsError.
+    """
+    found: dict[str | None, None] = {}
+    for weights in study.model_files.values():
+        earlier = read_provenance(weights_root / Path(weights.file).expanduser())
+        if earlier is not None:
+            found.update(dict.fromkeys(earlier.runs))
+        elif weights.origin == "federation":
+            found[None] = None
+    return tuple(found)
 
 
 def study_from(study: Path, target: Path, exported: Exported, *, public: bool) -> str:

@@ -19,7 +19,7 @@ from shared.study_data import Data
 from shared.study_evaluation import Evaluation
 from shared.study_federation import Federation
 from shared.study_head import SvmHead
-from shared.study_model import Model
+from shared.study_model import Model, WeightsFile
 from shared.study_pixels import Preprocessing
 from shared.study_privacy import Privacy, obstacles
 from shared.study_task import Task
@@ -86,6 +86,17 @@ class Study(Strict):
     def outputs(self) -> int:
         """Outputs of the network: one logit (of the positive class) for binary cross-entropy, else one a class."""
         return 1 if self.training.loss == "binary_cross_entropy" else len(self.task.classes)
+
+    @property
+    def model_files(self) -> dict[str, WeightsFile]:
+        """The files of trained models that the study names, by the key that names each."""
+        weights = self.model.weights
+        return {"model.weights": weights} if isinstance(weights, WeightsFile) else {}
+
+    @property
+    def split_seed(self) -> int | str:
+        """What the drawing of the split depends on, besides the patients: the split's id, or else the seed. No id reads as a seed."""
+        return f"id/{self.data.split.id}" if self.data.split.id is not None else self.seed
 
     @property
     def keeps_updates(self) -> bool:
