@@ -65,7 +65,7 @@ def used_models(study: Study, weights_root: Path) -> list[UsedModel]:
     """The study's model files that a federation trained, from below `weights_root`. Raises WeightsError."""
     found = [
         UsedModel(key, weights, read_provenance(weights_root / Path(weights.file).expanduser()))
-        for key, weights in study.model_files.items()
+        for key, weights in study.weight_files.items()
     ]
     return [one for one in found if one.runs]
 

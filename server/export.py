@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -16,6 +17,9 @@ from shared.provenance import Provenance, read_provenance, with_provenance
 from shared.study import Study, load_study
 from shared.wire import unflatten
 from shared.yaml_source import read_yaml
+
+#: What a following study does with the model.
+Use = Literal["model", "mask"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def ancestors(study: Study, weights_root: Path) -> tuple[str | None, ...]:
     Raises WeightsError.
     """
     found: dict[str | None, None] = {}
-    for weights in study.model_files.values():
+    for weights in study.weight_files.values():
         earlier = read_provenance(weights_root / Path(weights.file).expanduser())
         if earlier is not None:
             found.update(dict.fromkeys(earlier.runs))
@@ -81,11 +85,12 @@ def ancestors(study: Study, weights_root: Path) -> tuple[str | None, ...]:
     return tuple(found)
 
 
-def study_from(study: Path, target: Path, exported: Exported, *, public: bool) -> str:
-    """Write `study` to `target`, starting from the exported weights; its digest. Comments of the file are not kept.
+def study_from(study: Path, target: Path, exported: Exported, *, use: Use, public: bool) -> Study:
+    """Write `study` to `target` with the exported weights in their place, and read it. Comments of the file are not kept.
 
-    `public` says that nobody's patients were trained on: only then may a private study start from it. Raises StudyError, StorageError,
-    InputError where the weights don't lie beside the new study.
+    `use` says what for: as the model that training starts from, or to predict masks (a threshold that is there already stays). `public`
+    says that nobody's patients were trained on: only then may a private study use it. Raises StudyError, StorageError, InputError where
+    the weights don't lie beside the new study, WeightsError where masks are asked of a model that gives none.
     """
     if target.resolve().parent != exported.path.resolve().parent:
         raise InputError(
@@ -93,6 +98,34 @@ def study_from(study: Path, target: Path, exported: Exported, *, public: bool) -
         )
     data: dict[str, Any] = dict(read_yaml(study, StudyError).data)
     weights = {**exported.weights, "origin": "public" if public else "federation"}
-    data["model"] = {**data.get("model", {}), "weights": weights}
+    if use == "mask":
+        pixels = data.get("preprocessing", {})
+        before = pixels.get("mask")
+        threshold = before.get("threshold", 0.5) if isinstance(before, dict) else 0.5
+        mask = {"from": "model", "weights": weights, "threshold": threshold}
+        data["preprocessing"] = {**pixels, "mask": mask}
+    else:
+        data["model"] = {**data.get("model", {}), "weights": weights}
     write_atomic(target, yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode(), mode=0o644)
-    return load_study(target).digest()
+    following = load_study(target)
+    if use == "mask":
+        from shared.models.segmenter import segmenter_of
+
+        segmenter_of(following.preprocessing, root=target.parent)
+    return following
+
+
+def divided_otherwise(first: Study, second: Study) -> list[str]:
+    """Keys in which two studies differ so that one may test on patients whom the other trains on; none where they divide alike."""
+    keys: dict[str, Callable[[Study], object]] = {
+        "data.split.id" if first.data.split.id or second.data.split.id else "seed": lambda one: one.split_seed,
+        "data.split": lambda one: one.data.split.model_copy(update={"id": None}),
+        "data.select": lambda one: one.data.select,
+        "data.balanced": lambda one: one.data.balanced,
+        "data.scarce_classes": lambda one: one.data.scarce_classes,
+        "task.classes": lambda one: one.task.classes,
+        "task.positive_class": lambda one: one.task.positive_class,
+        "task.unit": lambda one: one.task.unit,
+        "privacy": lambda one: one.privacy is None,
+    }
+    return [key for key, said in keys.items() if said(first) != said(second)]

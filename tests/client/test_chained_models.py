@@ -227,6 +227,14 @@ def test_a_run_that_the_site_never_trained_in_has_nothing_to_compare(
     opened(folder, built_on(folder, "prepared", study_of(seed=2)), "third")
 
 
+def test_a_model_that_predicts_masks_counts_like_one_to_start_from(folder: SiteFolder) -> None:
+    has_run(folder)
+    values = built_on(folder, "first", study_of(seed=2)).to_data()
+    mask = {"from": "model", "weights": values["model"].pop("weights")}
+    following = Study.model_validate({**values, "preprocessing": {**values["preprocessing"], "mask": mask}})
+    refused(folder, following, r"preprocessing\.mask\.weights comes from run first")
+
+
 def test_runs_further_back_count_too(folder: SiteFolder) -> None:
     has_run(folder)
     refused(folder, built_on(folder, "elsewhere", study_of(seed=2), ancestors=("first",)), "comes from run first")

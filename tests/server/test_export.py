@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from server.checkpoint import Checkpoint, read_starting_model, write_checkpoint
 from server.cli import app
-from server.export import ancestors, export_model
+from server.export import ancestors, divided_otherwise, export_model
 from server.run_folder import RunFolder
 from server.starting_model import claim_folder, fill_folder
 from shared.aggregation import OptimiserState
 from shared.canonical import digest, file_digest
-from shared.errors import InputError, RunFolderError
+from shared.errors import InputError, RunFolderError, WeightsError
 from shared.models import build_network
 from shared.models.state import travelling_arrays
 from shared.provenance import read_provenance
@@ -80,6 +80,35 @@ def test_a_study_starts_from_the_exported_model(run: RunFolder, study: Study, tm
         assert torch.equal(
             torch.from_numpy(values), torch.from_numpy(unflatten(start.flat + 1e-3, start.manifest)[name])
         )
+
+
+def test_the_command_says_where_the_next_study_divides_patients_otherwise(
+    run: RunFolder, study: Study, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "study.yaml", study, seed=study.seed + 1)
+    arguments = ["export", str(run.path), str(tmp_path / "m.safetensors"), "--study", str(source), "--study-out"]
+    said = " ".join(CliRunner().invoke(app, [*arguments, str(tmp_path / "next.yaml")]).output.split())
+    assert "differs from the run's study in seed, so it may test on patients" in said
+    assert "note:" not in CliRunner().invoke(app, [*arguments, str(tmp_path / "public.yaml"), "--public"]).output
+    data = study.to_data()["data"]
+    shared = example_study(data={**data, "split": {**data["split"], "id": "breast"}})
+    assert divided_otherwise(shared, shared.model_copy(update={"seed": 99})) == []
+    assert divided_otherwise(study, shared) == ["data.split.id"]
+    others = example_study(classes=("nevus", "melanoma"), data={"select": {"view": ["CC"]}})
+    assert divided_otherwise(study, others) == ["data.select", "task.classes", "task.positive_class"]
+
+
+def test_masks_are_not_taken_from_a_model_that_gives_none(run: RunFolder, study: Study, tmp_path: Path) -> None:
+    source = write(tmp_path / "study.yaml", study)
+    arguments = ["export", str(run.path), str(tmp_path / "m.safetensors"), "--as", "mask"]
+    asked = [*arguments, "--study", str(source), "--study-out", str(tmp_path / "next.yaml")]
+    refused = CliRunner().invoke(app, asked)
+    assert isinstance(refused.exception, WeightsError) and "trains no segmentation network" in str(refused.exception)
+    mask = load_study(tmp_path / "next.yaml").to_data()["preprocessing"]["mask"]
+    assert (mask["from"], mask["threshold"], mask["weights"]["origin"]) == ("model", 0.5, "federation")
+    assert mask["weights"]["sha256"] == file_digest(tmp_path / "m.safetensors")
+    for incomplete in (arguments, [*asked, "--without-head"]):
+        assert isinstance(CliRunner().invoke(app, incomplete).exception, InputError)
 
 
 def test_without_its_head_a_model_starts_with_a_random_one(run: RunFolder, study: Study, tmp_path: Path) -> None:
