@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from client import chained_models
 from client.approvals import published_study, runs_made
+from client.data.selection import Cohort
 from client.leaving import names_that_leave
 from client.own_network import OwnNetwork, build_own
 from client.policy import require_within, smallest_cell
@@ -16,7 +18,8 @@ from client.site_folder import SiteFolder
 from client.study_changes import Change, changes, last_approved
 from client.withdrawn import Tags
 from shared.documents import Publication
-from shared.errors import ConsiliumError
+from shared.errors import ConsiliumError, WeightsUnavailableError
+from shared.models.segmenter import segmenter_of
 from shared.profile import Policy, Profile
 from shared.release import Release
 from shared.schema import Strict
@@ -59,6 +62,7 @@ class _Looking:
     profile: Profile
     own: Release
     network: OwnNetwork | None
+    built_on: list[tuple[str, str]]
 
 
 def review(folder: SiteFolder, publication: Publication, *, count_data: bool = False) -> Review:
@@ -74,7 +78,18 @@ def review(folder: SiteFolder, publication: Publication, *, count_data: bool = F
         obstacles.extend(network.obstacles)
     except ConsiliumError as problem:
         obstacles.append(str(problem))
-    looking = _Looking(folder, publication, study, profile, own, network)
+    try:
+        segmenter_of(study.preprocessing, root=weights_folder(folder, publication.study_digest))
+    except ConsiliumError as problem:
+        obstacles.append(str(problem))
+    built_on: list[tuple[str, str]] = []
+    try:
+        built_on = chained_models.in_words(folder, study, weights_folder(folder, publication.study_digest))
+    except WeightsUnavailableError:
+        pass  # an obstacle already: the network could not be built
+    except ConsiliumError as problem:
+        obstacles.append(str(problem))
+    looking = _Looking(folder, publication, study, profile, own, network, built_on)
     reached, patients, data_obstacles = _counted(looking) if count_data else ([], None, [])
     costs, budget_obstacles = privacy_rows(study, profile, folder, patients)
     before = last_approved(folder, publication)
@@ -147,12 +162,16 @@ def _what_is_trained(looking: _Looking) -> Section:
         ("Network", ", ".join(options)),
         ("Input", f"{pixels.size} x {pixels.size} pixels, {pixels.channels} channel(s), {_region(study)}"),
     ]
+    if (mask := pixels.mask_in_words()) is not None:
+        role = "the network gets it as one more plane" if study.mask_is_input else "what the network learns to say"
+        rows.append(("Mask of the lesion", f"{role}; {mask}"))
     if network is not None:
         share = f"{100 * network.trained / network.parameters:.0f} %"
         rows.append(("Parameters", f"{network.parameters:,}, of which {network.trained:,} are trained ({share})"))
     if study.model.freeze:
         rows.append(("Frozen", ", ".join(study.model.freeze)))
     rows.append(("Starts from", _starts_from(study, network)))
+    rows.extend((f"Built on ({key})", said) for key, said in looking.built_on)
     if study.head is not None:
         stays = "it and its figures stay here" if study.privacy is not None else "it never leaves"
         rows.append(("Also", f"an SVM on the trained network's features, fitted here; {stays}"))
@@ -234,7 +253,24 @@ def _counted(looking: _Looking) -> tuple[list[tuple[str, str]], Patients | None,
     ]
     if cohort.left_out:
         rows.append(("Left out", f"{cohort.left_out} records whose label is in no class"))
-    return rows, {tags.tag(record.patient): frozenset() for record in cohort.records}, []
+    return (
+        rows,
+        {tags.tag(record.patient): frozenset() for record in cohort.records},
+        _already_taught(looking, cohort, tags),
+    )
+
+
+def _already_taught(looking: _Looking, cohort: Cohort, tags: Tags) -> list[str]:
+    """Whether a model that the study uses has learned from test patients, as far as ids tell; our node looks at images too."""
+    if not looking.built_on:
+        return []
+    root = weights_folder(looking.folder, looking.publication.study_digest)
+    try:
+        taught = chained_models.taught_here(looking.study, looking.folder, root)
+        chained_models.require_not_taught(chained_models.test_patients(cohort, tags), taught, looking.folder)
+    except ConsiliumError as problem:
+        return [str(problem)]
+    return []
 
 
 def _what_leaves(looking: _Looking) -> Section:

@@ -27,6 +27,7 @@ from client.features import PartFeatures
 from client.gate import Result, Task
 from client.kept_scores import load_scores
 from client.lesion_heat import HeatMaps
+from client.mask_outline import shown
 from client.noised_evaluation import noised_evaluation
 from client.own_runs import keep_figures, on_record
 from client.page import write_page
@@ -255,7 +256,6 @@ def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
     )
     # Seeds that nobody knows: which draw of the augmentation or of dropout falls to whom depends on who else was drawn.
     batches = bench.batches("train", shuffled_by=secrets.randbits(63))
-    pixels = study.preprocessing
     try:
         trained = train_private_round(
             bench.network,
@@ -265,7 +265,7 @@ def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
             constants=constants,
             training=training,
             positive_index=study.task.positive_index,
-            image_shape=(pixels.channels, pixels.size, pixels.size),
+            image_shape=study.input_shape,
             seed=secrets.randbits(63),
             device=bench.device,
             mode=privacy.gradients,
@@ -406,12 +406,11 @@ def _scores(bench: _Bench, model_digest: str) -> Path:
 
 
 def _pictures(bench: _Bench) -> Callable[[int], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    """Prepared pixels (C, H, W) in [0, 1] of the i-th test image, for the hospital's own page."""
-    rows = bench.cohort.parts["test"]
+    """Prepared pixels (C, H, W) in [0, 1] of the i-th test image, for the hospital's own page; a mask as an outline upon them."""
+    rows, recipe = bench.cohort.parts["test"], bench.task.study.preprocessing
 
     def picture(index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        stored = bench.cohort.store.images[rows[index]]
-        return np.asarray(stored, dtype=np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
+        return shown(bench.cohort.store.images[rows[index]], recipe)
 
     return picture
 

@@ -23,9 +23,9 @@ def write_folds(study: Path, *, of: int, out: Path) -> dict[Path, str]:
     whole = load_study(study)
     if whole.data.split.folds is not None:
         raise InputError(f"{study}: data.split.folds is there already; give the study without it")
-    if not isinstance(whole.model.weights, str) and out.resolve() != study.resolve().parent:
+    if whole.weight_files and out.resolve() != study.resolve().parent:
         raise InputError(
-            f"{out}: expected the folder of {study}, since a study names its weights file relative to itself"
+            f"{out}: expected the folder of {study}, since a study names files of weights relative to itself"
         )
     files = [out / f"{whole.name}-fold{test + 1}.yaml" for test in range(of)]
     if there := [str(path) for path in files if path.exists()]:

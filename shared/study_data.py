@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from shared.schema import Strict
+from shared.schema import Name, Strict
 
 
 class Balanced(Strict):
@@ -39,6 +39,11 @@ class Folds(Strict):
 class Split(Strict):
     """Division into train, validation and test, always by patient (law 8)."""
 
+    id: Name | None = Field(
+        default=None,
+        description="takes the seed's place in drawing the split: studies with one id that select, classify and share out alike divide "
+        "the same patients alike, whatever their seeds",
+    )
     division: Literal["by_patient", "official"] = "by_patient"
     train: float = Field(default=0.70, gt=0, lt=1)
     validation: float = Field(default=0.15, gt=0, lt=1)

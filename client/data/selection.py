@@ -1,7 +1,8 @@
 """Which records of a holding a study works on, with their classes and parts. Decided by keys, patients and labels, before any pixel.
 
-The same holding, study and seed give the same cohort, whatever the order in which an adapter lists the records. A patient who has
-withdrawn is divided with all the others and then taken out: nobody else changes part, so no test patient is ever trained on.
+The same holding, study and seed (or `data.split.id` in its place) give the same cohort, whatever the order in which an adapter lists
+the records. A patient who has withdrawn is divided with all the others and then taken out: nobody else changes part, so no test patient is
+ever trained on.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def _require_classes(cohort: Cohort, study: Study) -> None:
 
 
 def _public_place(study: Study) -> Callable[[str], float]:
-    return lambda patient: int(draw_key(study.seed, "split", patient)[:13], 16) / 16**13
+    return lambda patient: int(draw_key(study.split_seed, "split", patient)[:13], 16) / 16**13
 
 
 def _select(records: Sequence[Record], wanted: Mapping[str, Sequence[str]]) -> list[Record]:
@@ -186,7 +187,7 @@ def _balance(labelled: _Labelled, study: Study, balanced: Balanced) -> _Labelled
     drawn = [
         item
         for units in members.values()
-        for item in sorted(units, key=lambda item: draw_key(study.seed, "balance", item[0].key))[:count]
+        for item in sorted(units, key=lambda item: draw_key(study.split_seed, "balance", item[0].key))[:count]
     ]
     return sorted(drawn, key=lambda item: item[0].key)
 
@@ -213,7 +214,7 @@ def _divide(
             [record.division for record in records],
             split=study.data.split,
             positive=study.task.positive_index,
-            seed=study.seed,
+            seed=study.split_seed,
         )
     staying = np.array([not withdrawn(name) for name in names], dtype=np.bool_)
     if not staying.all():

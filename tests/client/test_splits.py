@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from client.data.splits import PARTS, assign_patients, check_no_leak, parts_by_id, split_records
+from benchmarks.bare_run import study_values
+from client.data.splits import PARTS, assign_patients, check_no_leak, draw_key, parts_by_id, split_records
+from client.withdrawn import Tags
 from shared.errors import DataError, SplitLeakError
+from shared.study import Study
 from shared.study_data import Folds, Split
 
 Records = list[tuple[str, int]]
@@ -207,3 +210,30 @@ def test_folds_by_id_meet_their_shares_on_average() -> None:
         parts = parts_by_id(names, split, lambda name: int(name) / 4000)
         for part, share in split.shares().items():
             assert len(parts[part]) / 4000 == pytest.approx(share, abs=0.002), (test, part)
+
+
+def test_a_seed_divides_as_it_always_has() -> None:
+    """A study that was run before divides the same patients alike after an update, or its test patients would have trained."""
+    names = [f"P_{number:02}" for number in range(20)]
+    labels = np.array([number % 2 for number in range(20)], dtype=np.int64)
+    split = Split(train=0.5, validation=0.2, test=0.3)
+    parts = split_records(names, labels, [None] * 20, split=split, positive=1, seed=7)
+    assert {part: rows.tolist() for part, rows in parts.items()} == {
+        "train": [0, 2, 5, 6, 7, 10, 11, 13, 14, 19],
+        "validation": [3, 12, 15, 16],
+        "test": [1, 4, 8, 9, 17, 18],
+    }
+    divisions = ["train"] * 15 + ["test"] * 5
+    official = split_records(names, labels, divisions, split=Split(division="official"), positive=1, seed=7)
+    assert official["validation"].tolist() == [8, 9]
+    assert draw_key(7, "balance", "P_00").startswith("3ea0ab3d4367c4ac")
+    assert Tags(b"k" * 32).place(7, "P_00") == 0.0002586439626309778
+
+
+def test_a_splits_id_takes_the_seeds_place_and_none_reads_as_a_seed() -> None:
+    def study(seed: int, name: str | None) -> Study:
+        return Study.model_validate({**study_values(), "seed": seed, "data": {"split": {"id": name}}})
+
+    assert study(1, None).split_seed == 1
+    assert study(1, "breast").split_seed == study(2, "breast").split_seed
+    assert draw_key(study(1, "7").split_seed, "split", "P") != draw_key(7, "split", "P")
