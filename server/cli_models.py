@@ -23,6 +23,12 @@ def export(
             "--without-head", help="Leave the last linear layer out: whoever starts from it begins with a random one"
         ),
     ] = False,
+    after_round: Annotated[
+        int | None,
+        typer.Option(
+            "--round", min=1, help="After which round; the last if not given. federation.keep_models keeps earlier ones"
+        ),
+    ] = None,
     study: Annotated[Path | None, typer.Option(help="A study that is to use this model")] = None,
     use: Annotated[
         Literal["model", "mask"],
@@ -36,7 +42,7 @@ def export(
         ),
     ] = False,
 ) -> None:
-    """Write a run's last model as a weights file that names the run, and, where asked, a study that starts from it or takes its masks.
+    """Write a run's model as a weights file that names the run, and, where asked, a study that starts from it or takes its masks.
 
     Example: consilium-server export runs/demo model.safetensors
     """
@@ -47,7 +53,9 @@ def export(
         raise InputError("--study and --study-out belong together")
     if use == "mask" and (study is None or without_head):
         raise InputError("--as mask belongs to --study, and needs the whole model: leave --without-head out")
-    exported = export_model(RunFolder(run_dir), out, weights_root=weights_root or Path(), head=not without_head)
+    exported = export_model(
+        RunFolder(run_dir), out, weights_root=weights_root or Path(), head=not without_head, after_round=after_round
+    )
     console = Console()
     _say(console, f"{out}: {exported.tensors} tensors of the model after round {exported.provenance.round}")
     _say(console, f"sha256 {exported.weights['sha256']}")

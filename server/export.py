@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from server.checkpoint import latest_checkpoint, read_starting_model
+from server.checkpoint import kept_rounds, model_after, read_starting_model
 from server.run_folder import RunFolder, write_atomic
 from shared.canonical import file_digest
 from shared.errors import InputError, RunFolderError, StorageError, StudyError
@@ -32,13 +32,17 @@ class Exported:
     weights: dict[str, str]
 
 
-def export_model(run: RunFolder, out: Path, *, weights_root: Path, head: bool = True) -> Exported:
+def export_model(
+    run: RunFolder, out: Path, *, weights_root: Path, head: bool = True, after_round: int | None = None
+) -> Exported:
     """Write the model after the last round, frozen layers included, under the names of its state_dict (.safetensors).
+
+    In place of the last round's, the model `after_round`, where it is kept.
 
     The file says which run it comes from, of which study, and which runs taught the models that this study named
     (`shared.provenance`); the same run gives the same bytes. Without `head` the last linear layer is left out: a study that starts from the
     file begins with a random one. `weights_root` is where the weights files that the run's study names lie. Raises RunFolderError where
-    no round is finished, InputError for another kind of file, WeightsError, StorageError.
+    no round is finished or that round's model is not kept, InputError for another kind of file, WeightsError, StorageError.
     """
     from safetensors.torch import save
 
@@ -49,23 +53,25 @@ def export_model(run: RunFolder, out: Path, *, weights_root: Path, head: bool = 
         raise InputError(f"{out}: expected a name that ends in .safetensors")
     study = run.study()
     start = read_starting_model(run)
-    last = latest_checkpoint(run, start.manifest, study.federation.optimiser)
-    if last.round == 0:
+    kept = kept_rounds(run)
+    if not kept:
         raise RunFolderError(f"{run.path}: no round is finished, so there is no trained model yet")
+    number = after_round if after_round is not None else kept[-1]
+    flat = model_after(run, number, start.manifest)
     network = build_network(study, weights_root=weights_root)
-    load_travelling(network, unflatten(last.flat, start.manifest))
+    load_travelling(network, unflatten(flat, start.manifest))
     tensors = {
         name: tensor.contiguous() for name, tensor in network.state_dict().items() if head or not name.startswith("fc.")
     }
     provenance = Provenance(
-        study=run.study_data(), run=run.run_id(), round=last.round, ancestors=ancestors(study, weights_root)
+        study=run.study_data(), run=run.run_id(), round=number, ancestors=ancestors(study, weights_root)
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise StorageError(f"{out.parent}: can't be made: {problem.strerror or problem}") from None
     write_atomic(out, with_provenance(save(tensors), provenance), mode=0o644)
-    source = f"run {run.run().id} of study {study.name} ({study.digest()[:16]}), after round {last.round}"
+    source = f"run {run.run().id} of study {study.name} ({study.digest()[:16]}), after round {number}"
     weights = {"file": out.name, "sha256": file_digest(out), "source": source, "origin": "federation"}
     return Exported(out, len(tensors), provenance, weights)
 

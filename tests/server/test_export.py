@@ -82,6 +82,14 @@ def test_a_study_starts_from_the_exported_model(run: RunFolder, study: Study, tm
         )
 
 
+def test_the_model_after_a_round_can_be_exported_where_it_is_kept(run: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    done = CliRunner().invoke(app, ["export", str(run.path), str(out), "--round", "1"])
+    assert done.exit_code == 0 and "after round 1" in done.output
+    with pytest.raises(RunFolderError, match=r"round 7 is not kept \(those after 1 are\)"):
+        export_model(run, out, weights_root=Path(), after_round=7)
+
+
 def test_the_command_says_where_the_next_study_divides_patients_otherwise(
     run: RunFolder, study: Study, tmp_path: Path
 ) -> None:
