@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.published import COUNTS, TITLES, Paper, PublishedRow, contradictions, papers
 from server.report.schema import HeadReport, PooledHead, Report
+from shared.metrics.over_classes import errors, weighted_rates
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Figures that a report holds by these very names; the others are made of its confusion counts.
@@ -104,28 +105,23 @@ def _cell(head: HeadReport | PooledHead | None, name: str, report: Report, paper
     value = from_confusion(np.array(head.confusion), rows).get(name)
     if value is None:
         return "-"
+    if name == "errors" and head.over_classes is not None:  # of noised counts it is not the number of images
+        return f"{value:.0f} ({value / 2:.0f} wrong images)"
     return f"{value:.0f}" if name in COUNTS else f"{value:.3f}"
 
 
 def from_confusion(counts: np.ndarray, rare: Sequence[int]) -> dict[str, float]:
-    """Figures of confusion[true][predicted] (K, K). `errors` are false positives and false negatives, added over the classes: each wrong
-    image counts twice, in its own class and in the one that was said. Weighted means are by the classes' images.
+    """Figures over all classes of confusion[true][predicted] (K, K), by `shared.metrics.over_classes`; what is undefined is left out.
+
+    `rare` are rows of the classes that the paper calls rare.
     """
-    total, own = counts.sum(), np.diag(counts)
-    missed, wrongly = counts.sum(1) - own, counts.sum(0) - own
-    found = {"errors": float((missed + wrongly).sum())}
+    counts = counts.astype(np.float64)
+    found = {"errors": float(errors(counts))}
     if rare:
-        found["rare_errors"] = float((missed + wrongly)[list(rare)].sum())
-    with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = 2 * own / (2 * own + missed + wrongly)
-        others = total - counts.sum(1)
-        specificity = (others - wrongly) / others
-    weights = counts.sum(1)
-    for name, values in (("weighted_f1", f1), ("weighted_specificity", specificity)):
-        there = weights > 0
-        if there.any() and np.isfinite(values[there]).all():
-            found[name] = float(np.average(values[there], weights=weights[there]))
-    return found
+        found["rare_errors"] = float(errors(counts, rare))
+    weighted = weighted_rates(counts)
+    found |= {f"weighted_{name}": float(weighted[name]) for name in ("f1", "specificity")}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def _what_it_is(row: PublishedRow, ours: Ours) -> str:

@@ -87,6 +87,11 @@ def contradictions(row: PublishedRow) -> Iterator[str]:
     told = row.published
     yield from _outside(told, "accuracy", ("sensitivity", "specificity"))
     yield from _outside(told, "f1", ("precision", "sensitivity"))
+    if int(told.get("errors", "0")) % 2:
+        yield (
+            f"{TITLES['errors']} {told['errors']} is odd, but added over all classes every wrong image "
+            "counts twice, where one class is said of each"
+        )
     for place, others in row.elsewhere.items():
         for name, written in others.items():
             if name in told and share(written) != share(told[name]):

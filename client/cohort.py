@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.chained_models import require_not_taught, taught_here, test_patients
 from client.data.cache import ImageStore, prepare_store
 from client.data.metadata import encoded
 from client.data.records import Part
@@ -81,7 +82,8 @@ def open_cohort(
 
     `before_images` is called with the patients' tags when the tables were read and no image was; what it raises goes through.
 
-    Raises DataError, UnreadableImageError, SplitLeakError, PolicyError, StorageError, InputError (who has withdrawn can't be known).
+    Raises DataError, UnreadableImageError, SplitLeakError, PolicyError, StorageError, InputError (who has withdrawn can't be known);
+    ChainLeakError where a model that the study uses has learned from patients of its test part.
     """
     profile = folder.profile()
     opened = _kept(run_folder, study)
@@ -108,7 +110,7 @@ def selected(study: Study, folder: SiteFolder) -> Cohort:
         open_holding(profile, unit=study.task.unit),
         minimum_patients=profile.policy.minimum_patients,
         withdrawn=lambda patient: tags.tag(patient) in gone,
-        place=lambda patient: tags.place(study.seed, patient),
+        place=lambda patient: tags.place(study.split_seed, patient),
         external=profile.role == "external_test",
     )
 
@@ -123,6 +125,8 @@ def _opened(
     cohort = selected(study, folder)
     metadata = encoded(cohort.records, study.metadata)
     tags = Tags.of(folder)
+    taught = taught_here(study, folder, folder.weights)
+    require_not_taught(test_patients(cohort, tags), taught, folder)
     if before_images is not None:
         before_images({tags.tag(record.patient): frozenset() for record in cohort.records})
     store = prepare_store(
@@ -146,6 +150,7 @@ def _opened(
         left_out=cohort.left_out,
         unreadable=len(cohort.problems) + len(store.problems),
     )
+    require_not_taught(roll.known("test"), taught, folder)
     return OpenCohort(roll, store)
 
 

@@ -30,6 +30,7 @@ from client.page_figures import (
 from client.page_heat import Pictures, looks
 from client.page_template import MACROS, PAGE
 from shared.metrics.classification import Predictions
+from shared.metrics.over_classes import Counted, OverClasses, over_classes
 from shared.private_file import write_private
 from shared.profile import Profile
 from shared.results import METRICS, Difference, Estimate, Evaluated, HeadResult
@@ -135,6 +136,7 @@ def write_page(
             }
             for name, row in zip(classes, results[best].classes, strict=True)
         ],
+        "over_rows": _over_rows(results[best], evaluated, study),
         "points": [
             {
                 "x": round(point.x * 640, 1),
@@ -193,6 +195,34 @@ def _metric_rows(results: Sequence[HeadResult]) -> list[dict[str, Any]]:
             title = f"Gain in {'AUC' if name == 'auc' else 'balanced accuracy'} over round 0"
             rows.append({"title": title, "cells": [_gain_cell(gain) for gain in gains]})
     return rows
+
+
+def _over_rows(result: HeadResult, evaluated: Evaluated, study: Study) -> list[dict[str, Any]]:
+    """Over all classes at once: the figures that the run's report has of this hospital, by the same draws."""
+    found: OverClasses = over_classes(
+        [(result.confusion, evaluated.patients or 0)],
+        study.task.rare_indices,
+        confidence=study.evaluation.confidence,
+        resamples=study.evaluation.resamples,
+        seed=study.seed,
+    )
+    titles = {
+        "precision": "precision",
+        "recall": "sensitivity (the accuracy)",
+        "specificity": "specificity",
+        "f1": "F1",
+    }
+    rows = [{"title": f"Weighted {titles[name]}", **_cell(one)} for name, one in found.weighted.items()]
+    rows.append({"title": "FP + FN over all classes: twice the wrong images", **_count_cell(found.errors)})
+    if found.rare_errors is not None:
+        title = f"FP + FN over the rare classes {', '.join(study.task.rare_classes)}"
+        rows.append({"title": title, **_count_cell(found.rare_errors)})
+    return rows
+
+
+def _count_cell(count: Counted) -> dict[str, str]:
+    interval = "" if count.low is None or count.high is None else f"{count.low:.0f} to {count.high:.0f}"
+    return {"value": str(count.value), "interval": interval}
 
 
 def _headline(evaluated: Evaluated, result: HeadResult, best: str, positive: str, percent: str) -> str:

@@ -118,7 +118,13 @@ the side of its own boundary, so that its decision and its calibrated probabilit
 <h3>Each class against the rest ({{ best_title }})</h3>
 <div class="scroll"><table><thead><tr><th>Class</th><th class="number">Images</th><th>Precision</th><th>Sensitivity</th><th>Specificity</th><th>F1</th><th>AUC</th></tr></thead><tbody>
 {% for row in class_rows %}<tr><th>{{ row.name }}</th><td class="number">{{ row.images }}</td>{% for cell in row.cells %}<td>{{ cell.value }} <small>{{ cell.interval }}</small></td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div></section>
+{% endfor %}</tbody></table></div>
+<h3>Over all classes ({{ best_title }})</h3>
+<div class="scroll"><table><tbody>
+{% for row in over_rows %}<tr><th>{{ row.title }}</th><td>{{ row.value }} <small>{{ row.interval }}</small></td></tr>
+{% endfor %}</tbody></table></div>
+<p class="soft">Weighted: the mean of the classes' figures, each class with as much weight as it has images (one that is never said counts with precision 0). FP + FN: images
+missed in a class and images wrongly said to be of it, added over the classes. Intervals here come from drawing the table of counts anew, as many images as there are patients.</p></section>
 
 <section><h2>The images as the network sees them</h2>
 {% if points %}<figure class="wide"><svg width="640" height="480" viewBox="-8 -8 656 496" role="img" aria-label="Map of the features">

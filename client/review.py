@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from client import chained_models
 from client.approvals import published_study, runs_made
+from client.data.selection import Cohort
 from client.leaving import names_that_leave
 from client.own_network import OwnNetwork, build_own
 from client.policy import require_within, smallest_cell
@@ -16,7 +18,7 @@ from client.site_folder import SiteFolder
 from client.study_changes import Change, changes, last_approved
 from client.withdrawn import Tags
 from shared.documents import Publication
-from shared.errors import ConsiliumError
+from shared.errors import ConsiliumError, WeightsUnavailableError
 from shared.models.segmenter import segmenter_of
 from shared.profile import Policy, Profile
 from shared.release import Release
@@ -60,6 +62,7 @@ class _Looking:
     profile: Profile
     own: Release
     network: OwnNetwork | None
+    built_on: list[tuple[str, str]]
 
 
 def review(folder: SiteFolder, publication: Publication, *, count_data: bool = False) -> Review:
@@ -79,7 +82,14 @@ def review(folder: SiteFolder, publication: Publication, *, count_data: bool = F
         segmenter_of(study.preprocessing, root=weights_folder(folder, publication.study_digest))
     except ConsiliumError as problem:
         obstacles.append(str(problem))
-    looking = _Looking(folder, publication, study, profile, own, network)
+    built_on: list[tuple[str, str]] = []
+    try:
+        built_on = chained_models.in_words(folder, study, weights_folder(folder, publication.study_digest))
+    except WeightsUnavailableError:
+        pass  # an obstacle already: the network could not be built
+    except ConsiliumError as problem:
+        obstacles.append(str(problem))
+    looking = _Looking(folder, publication, study, profile, own, network, built_on)
     reached, patients, data_obstacles = _counted(looking) if count_data else ([], None, [])
     costs, budget_obstacles = privacy_rows(study, profile, folder, patients)
     before = last_approved(folder, publication)
@@ -166,6 +176,7 @@ def _what_is_trained(looking: _Looking) -> Section:
         held = f"{', '.join(stage.freeze)} stays as it is" if stage.freeze else "all is trained"
         rows.append((f"Stage {number}", f"{stage.rounds} rounds, in which {held}"))
     rows.append(("Starts from", _starts_from(study, network)))
+    rows.extend((f"Built on ({key})", said) for key, said in looking.built_on)
     if study.head is not None:
         stays = "it and its figures stay here" if study.privacy is not None else "it never leaves"
         rows.append(("Also", f"an SVM on the trained network's features, fitted here; {stays}"))
@@ -215,9 +226,9 @@ def _patients(study: Study, profile: Profile) -> list[tuple[str, str]]:
         fewer = "refuses" if data.balanced.if_fewer == "refuse" else "takes as many of each as the smallest class has"
         rows.append(("Drawn", f"{data.balanced.per_class} {task.unit}s of every class; with fewer, the study {fewer}"))
     split = data.split
-    shares = (
-        f"{100 * split.train:.0f} % train, {100 * split.validation:.0f} % validation, {100 * split.test:.0f} % test"
-    )
+    shares = ", ".join(f"{100 * share:.0f} % {part}" for part, share in split.shares().items())
+    if split.folds is not None:
+        shares += f" (cross-validation: fold {split.folds.test + 1} of {split.folds.of} is test)"
     how = "as the dataset was published" if split.division == "official" else shares
     if study.privacy is not None:
         how = f"each by a keyed hash of the patient's id alone, on average {shares}"
@@ -247,7 +258,24 @@ def _counted(looking: _Looking) -> tuple[list[tuple[str, str]], Patients | None,
     ]
     if cohort.left_out:
         rows.append(("Left out", f"{cohort.left_out} records whose label is in no class"))
-    return rows, {tags.tag(record.patient): frozenset() for record in cohort.records}, []
+    return (
+        rows,
+        {tags.tag(record.patient): frozenset() for record in cohort.records},
+        _already_taught(looking, cohort, tags),
+    )
+
+
+def _already_taught(looking: _Looking, cohort: Cohort, tags: Tags) -> list[str]:
+    """Whether a model that the study uses has learned from test patients, as far as ids tell; our node looks at images too."""
+    if not looking.built_on:
+        return []
+    root = weights_folder(looking.folder, looking.publication.study_digest)
+    try:
+        taught = chained_models.taught_here(looking.study, looking.folder, root)
+        chained_models.require_not_taught(chained_models.test_patients(cohort, tags), taught, looking.folder)
+    except ConsiliumError as problem:
+        return [str(problem)]
+    return []
 
 
 def _what_leaves(looking: _Looking) -> Section:

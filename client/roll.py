@@ -49,12 +49,13 @@ class Roll:
         """Whether anybody has withdrawn since the data was first opened."""
         return "" in self.tags
 
-    def known(self) -> dict[str, frozenset[str]]:
-        """Tags of all patients who are still there, each with the keyed digests of the images' pixels."""
-        found: dict[str, set[str]] = {tag: set() for tag in self.tags if tag}
-        for tag, image in zip(self.tags, self.pixels, strict=True):
-            if tag and image:
-                found[tag].add(image)
+    def known(self, *parts: Part) -> dict[str, frozenset[str]]:
+        """Tags of all patients who are still there, or of those of some parts, each with the keyed digests of the images' pixels."""
+        rows = np.concatenate([self.parts[part] for part in parts]).tolist() if parts else range(len(self.tags))
+        found: dict[str, set[str]] = {}
+        for row in rows:
+            if self.tags[row]:
+                found.setdefault(self.tags[row], set()).update({self.pixels[row]} - {""})
         return {tag: frozenset(images) for tag, images in found.items()}
 
     def keys_of(self, tag: str) -> set[str]:
@@ -87,6 +88,10 @@ class Roll:
             metadata=metadata,
             parts={part: rows[~gone[rows]] for part, rows in self.parts.items()},
         )
+
+
+def roll_path(run_folder: Path) -> Path:
+    return run_folder / _FILE
 
 
 def load_roll(run_folder: Path) -> Roll | None:

@@ -89,8 +89,8 @@ class Tags:
         """Of the digest of an image's pixels (`client.data.pixel_digests`), 64 hex digits."""
         return hmac.new(self.key, f"image/{pixels}".encode(), hashlib.sha256).hexdigest()
 
-    def place(self, seed: int, patient: str) -> float:
-        """A number in [0, 1) that depends on this hospital's key, the study's seed and the id alone."""
+    def place(self, seed: int | str, patient: str) -> float:
+        """A number in [0, 1) that depends on this hospital's key, the study's `split_seed` and the id alone."""
         digest = hmac.new(self.key, f"place/{seed}/{normalised(patient)}".encode(), hashlib.sha256).digest()
         return (int.from_bytes(digest[:8], "big") >> 11) * 2.0**-53
 

@@ -25,7 +25,7 @@ from shared.run_records import RoundRecord
 from shared.study_federation import ServerOptimiser
 from shared.wire import Flat, Manifest, flat_digest, flatten, manifest_from_pairs, unflatten
 
-#: Last checkpoints whose weights are kept; every round.json stays.
+#: Last checkpoints whose weights are kept, besides those that the study asks for; every round.json stays.
 KEPT_CHECKPOINTS = 2
 
 
@@ -82,9 +82,10 @@ def write_checkpoint(
     updates: Path | None = None,
     *,
     signed: Mapping[str, str] | None = None,
+    keep_every: int | None = None,
 ) -> None:
     """Write the round's folder atomically; `updates` is a folder of kept updates that moves into it, `signed` are instructions and
-    answers by file name. Raises StorageError.
+    answers by file name. The models after every `keep_every`th round stay, of the others those after the last rounds. Raises StorageError.
 
     The seconds that the weights took are added to the record's timing. A round 0 that is prepared again replaces the one before.
     """
@@ -121,7 +122,7 @@ def write_checkpoint(
             f"{target}: the checkpoint of round {record.round} can't be written ({problem.strerror or problem}); "
             "free some space and start a new run; the rounds before it are kept in this folder"
         ) from None
-    _forget_old(folder, record.round)
+    _forget_old(folder, record.round, keep_every)
 
 
 def write_signed(folder: Path, signed: Mapping[str, str]) -> None:
@@ -136,21 +137,38 @@ def write_signed(folder: Path, signed: Mapping[str, str]) -> None:
 
 def latest_checkpoint(folder: RunFolder, manifest: Manifest, optimiser: ServerOptimiser) -> Checkpoint:
     """The last complete round's checkpoint, or the starting model as round 0. Raises RunFolderError where a file was changed."""
-    rounds = [int(path.parent.name) for path in folder.path.glob("rounds/[0-9]*/model.safetensors")]
+    rounds = kept_rounds(folder)
     if not rounds:
         flat = read_starting_model(folder).flat
         return Checkpoint(0, flat, OptimiserState.start(optimiser, flat.size))
-    place = folder.round_path(max(rounds))
-    flat = _load(place / "model.safetensors", manifest)
-    if flat_digest(flat) != folder.read(place / "round.json", RoundRecord).model_out:
-        raise RunFolderError(f"{place / 'model.safetensors'}: its digest is not the one in round.json")
+    place = folder.round_path(rounds[-1])
+    flat = model_after(folder, rounds[-1], manifest)
     state = OptimiserState.start(optimiser, flat.size)
     if state.first.size:
         state = OptimiserState(
             _load_moment(place / "optimiser-first.npy", state.first),
             _load_moment(place / "optimiser-second.npy", state.second),
         )
-    return Checkpoint(max(rounds), flat, state)
+    return Checkpoint(rounds[-1], flat, state)
+
+
+def kept_rounds(folder: RunFolder) -> list[int]:
+    """Rounds whose model is still there, in order."""
+    return sorted(int(path.parent.name) for path in folder.path.glob("rounds/[0-9]*/model.safetensors"))
+
+
+def model_after(folder: RunFolder, number: int, manifest: Manifest) -> Flat:
+    """The global model after a round. Raises RunFolderError where it was not kept, or changed."""
+    if number not in (kept := kept_rounds(folder)):
+        there = f"those after {', '.join(map(str, kept))} are" if kept else "no round is finished"
+        raise RunFolderError(
+            f"{folder.path}: the model after round {number} is not kept ({there}); a study's federation.keep_models says which are"
+        )
+    place = folder.round_path(number)
+    flat = _load(place / "model.safetensors", manifest)
+    if flat_digest(flat) != folder.read(place / "round.json", RoundRecord).model_out:
+        raise RunFolderError(f"{place / 'model.safetensors'}: its digest is not the one in round.json")
+    return flat
 
 
 def _load_moment(path: Path, like: Flat) -> Flat:
@@ -173,9 +191,11 @@ def _with_seconds(record: RoundRecord, seconds: float) -> RoundRecord:
     return record.model_copy(update={"timing": timing})
 
 
-def _forget_old(folder: RunFolder, newest: int) -> None:
+def _forget_old(folder: RunFolder, newest: int, keep_every: int | None) -> None:
     for path in folder.path.glob("rounds/[0-9]*/*"):
-        if int(path.parent.name) <= newest - KEPT_CHECKPOINTS and path.suffix in (".safetensors", ".npy"):
+        number = int(path.parent.name)
+        asked_for = path.suffix == ".safetensors" and keep_every is not None and number % keep_every == 0
+        if number <= newest - KEPT_CHECKPOINTS and path.suffix in (".safetensors", ".npy") and not asked_for:
             path.unlink(missing_ok=True)
 
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from server import cli_documents as documents
+from server import cli_folds as cross_validation
 from server import cli_joining as joining
 from server import cli_machine as machine
 from server import cli_models as models
@@ -32,6 +33,8 @@ for command in (
         running.report,
         documents.documents,
         models.compare,
+        cross_validation.folds,
+        cross_validation.cross_validated,
         models.export,
         machine.gateway,
         machine.service,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,7 +23,17 @@ def export(
             "--without-head", help="Leave the last linear layer out: whoever starts from it begins with a random one"
         ),
     ] = False,
-    study: Annotated[Path | None, typer.Option(help="A study that is to start from this model")] = None,
+    after_round: Annotated[
+        int | None,
+        typer.Option(
+            "--round", min=1, help="After which round; the last if not given. federation.keep_models keeps earlier ones"
+        ),
+    ] = None,
+    study: Annotated[Path | None, typer.Option(help="A study that is to use this model")] = None,
+    use: Annotated[
+        Literal["model", "mask"],
+        typer.Option("--as", help="What that study does with it: starts from it, or lets it predict masks"),
+    ] = "model",
     study_out: Annotated[Path | None, typer.Option(help="Where to write that study, beside the weights")] = None,
     public: Annotated[
         bool,
@@ -32,22 +42,33 @@ def export(
         ),
     ] = False,
 ) -> None:
-    """Write a run's last model as a weights file, and, where asked, a study that starts from it.
+    """Write a run's model as a weights file that names the run, and, where asked, a study that starts from it or takes its masks.
 
     Example: consilium-server export runs/demo model.safetensors
     """
-    from server.export import export_model, study_from
+    from server.export import divided_otherwise, export_model, study_from
     from server.run_folder import RunFolder
 
     if (study is None) != (study_out is None):
         raise InputError("--study and --study-out belong together")
-    exported = export_model(RunFolder(run_dir), out, weights_root=weights_root or Path(), head=not without_head)
+    if use == "mask" and (study is None or without_head):
+        raise InputError("--as mask belongs to --study, and needs the whole model: leave --without-head out")
+    exported = export_model(
+        RunFolder(run_dir), out, weights_root=weights_root or Path(), head=not without_head, after_round=after_round
+    )
     console = Console()
-    _say(console, f"{out}: {exported.tensors} tensors of the model after round {exported.round}")
+    _say(console, f"{out}: {exported.tensors} tensors of the model after round {exported.provenance.round}")
     _say(console, f"sha256 {exported.weights['sha256']}")
     if study is not None and study_out is not None:
-        digest = study_from(study, study_out, exported, public=public)
-        _say(console, f"{study_out}: the study {study} from these weights, digest {digest}")
+        following = study_from(study, study_out, exported, use=use, public=public)
+        what = "with masks by" if use == "mask" else "from"
+        _say(console, f"{study_out}: the study {study} {what} these weights, digest {following.digest()}")
+        if not public and (keys := divided_otherwise(RunFolder(run_dir).study(), following)):
+            _say(
+                console,
+                f"note: it differs from the run's study in {', '.join(keys)}, so it may test on patients whom the model has learned from; "
+                "hospitals that trained in the run then refuse it (CONS-113). Give both studies one data.split.id",
+            )
 
 
 def compare(
@@ -57,9 +78,13 @@ def compare(
 
     Example: consilium-server compare runs/demo-private runs/demo-private-plain
     """
-    from server.comparison import comparison, side_of
+    from server.comparison import comparison, notes, side_of
 
-    Console().print(comparison([side_of(path) for path in run_dirs]))
+    sides = [side_of(path) for path in run_dirs]
+    console = Console()
+    console.print(comparison(sides))
+    for note in notes(sides):
+        _say(console, note)
 
 
 def _say(console: Console, text: str) -> None:

@@ -8,12 +8,16 @@ from pathlib import Path
 from rich.table import Table
 
 from server.report.build import build_report
-from server.report.schema import Figure, HeadReport, PooledHead, Report
+from server.report.schema import ErrorCount, Figure, HeadReport, PooledHead, Report
 from server.run_folder import RunFolder
 from shared.errors import RunFolderError
+from shared.metrics.over_classes import NOISED
 
 FIGURES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
+WEIGHTED = {"specificity": "weighted specificity", "f1": "weighted F1"}
+ERRORS = {"errors": "FP + FN", "rare_errors": "FP + FN, rare"}
 HEADS = {"network": "network", "svm": "SVM"}
+MISSING = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,31 @@ def comparison(sides: list[Side]) -> Table:
             for figure, name in FIGURES.items():
                 cells = [_cell(getattr(one, figure) if one is not None else None) for one in found]
                 table.add_row(_title(site, sides), title, name, *cells)
+            over = [one.over_classes if one is not None else None for one in found]
+            for figure, name in WEIGHTED.items():
+                cells = [_cell(getattr(one.weighted, figure) if one is not None else None) for one in over]
+                table.add_row(_title(site, sides), title, name, *cells)
+            for figure, name in ERRORS.items():
+                counts = [_count(getattr(one, figure) if one is not None else None) for one in over]
+                if figure == "errors" or any(count != MISSING for count in counts):
+                    table.add_row(_title(site, sides), title, name, *counts)
     return table
+
+
+def notes(sides: list[Side]) -> list[str]:
+    """What a reader of the table must know of its rows, a sentence each."""
+    heads = [
+        head for side in sides for head in (side.report.pooled.network, side.report.pooled.svm) if head is not None
+    ]
+    said = [
+        "FP + FN is added over all classes, each against the rest: every wrong image counts twice. "
+        "Weighted figures count each class as often as it has images."
+    ]
+    rare = sorted({", ".join(side.report.study["task"].get("rare_classes", [])) for side in sides} - {""})
+    said += [f"Rare: {classes}." for classes in rare]
+    if any(head.over_classes is None for head in heads):
+        said.append(f"Where a dash stands, weighted figures and errors are {NOISED}.")
+    return said
 
 
 def _title(site: str | None, sides: list[Side]) -> str:
@@ -72,8 +100,15 @@ def _head(report: Report, site: str | None, head: str) -> HeadReport | PooledHea
     return result
 
 
+def _count(count: ErrorCount | None) -> str:
+    if count is None:
+        return MISSING
+    interval = f" ({count.low:.0f} to {count.high:.0f})" if count.low is not None and count.high is not None else ""
+    return f"{count.value}{interval}"
+
+
 def _cell(figure: Figure | None) -> str:
     if figure is None or figure.value is None:
-        return "–"
+        return MISSING
     interval = f" ({figure.low:.2f} to {figure.high:.2f})" if figure.low is not None and figure.high is not None else ""
     return f"{figure.value:.2f}{interval}"

@@ -191,6 +191,7 @@ class Coordinator:
         write_checkpoint(
             self.folder, record, following, self.start.manifest,
             incoming if self.study.keeps_updates else None, signed=self.signed,
+            keep_every=self.plan.keep_models.every if self.plan.keep_models is not None else None,
         )  # fmt: skip
         self._signed_are_kept()
         self.late, self.latecomers = [], {}

@@ -48,7 +48,11 @@ class RunFolder:
         return [self.read(path, RoundRecord) for path in sorted(self.path.glob("rounds/[0-9]*/round.json"))]
 
     def study(self) -> Study:
-        return study_from_data(self._json(self.path / "study.json"))
+        return study_from_data(self.study_data())
+
+    def study_data(self) -> Any:
+        """The study as it stands in the file: what was approved, whatever keys a later release knows besides."""
+        return self._json(self.path / "study.json")
 
     def run(self) -> RunRecord:
         return self.read(self.path / "run.json", RunRecord)

@@ -77,6 +77,12 @@ class SplitLeakError(DataError):
     code = "CONS-112"
 
 
+class ChainLeakError(SplitLeakError):
+    """A model that the study uses has learned from patients of its test part, or nobody can tell any more."""
+
+    code = "CONS-113"
+
+
 class WeightsError(InputError):
     """Starting weights are missing, have another digest, or don't fit the model."""
 

@@ -137,6 +137,11 @@ class Study(Strict):
         return 1 if self.training.loss == "binary_cross_entropy" else len(self.task.classes)
 
     @property
+    def split_seed(self) -> int | str:
+        """What the drawing of the split depends on, besides the patients: the split's id, or else the seed. No id reads as a seed."""
+        return f"id/{self.data.split.id}" if self.data.split.id is not None else self.seed
+
+    @property
     def keeps_updates(self) -> bool:
         """Whether the coordinator keeps every site's update."""
         kept = self.federation.keep_updates

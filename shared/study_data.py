@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from shared.schema import Strict
+from shared.schema import Name, Strict
 
 
 class Balanced(Strict):
@@ -18,20 +18,58 @@ class Balanced(Strict):
     )
 
 
+class Folds(Strict):
+    """Cross-validation: one seed divides the patients into `of` folds, stratified by label, and one fold is the test part.
+
+    A study for each value of `test`, and nothing else different, tests every patient once (`consilium-server folds`).
+    """
+
+    of: int = Field(ge=2, le=20)
+    test: int = Field(ge=0, description="the fold that is the test part, from 0")
+
+    @model_validator(mode="after")
+    def _check(self) -> Folds:
+        if self.test >= self.of:
+            raise ValueError(
+                f"folds are counted from 0: with of: {self.of}, test is at most {self.of - 1}, not {self.test}"
+            )
+        return self
+
+
 class Split(Strict):
     """Division into train, validation and test, always by patient (law 8)."""
 
+    id: Name | None = Field(
+        default=None,
+        description="takes the seed's place in drawing the split: studies with one id that select, classify and share out alike divide "
+        "the same patients alike, whatever their seeds",
+    )
     division: Literal["by_patient", "official"] = "by_patient"
     train: float = Field(default=0.70, gt=0, lt=1)
     validation: float = Field(default=0.15, gt=0, lt=1)
-    test: float = Field(default=0.15, gt=0, lt=1, description="ignored share where the division is official")
+    test: float = Field(
+        default=0.15, gt=0, lt=1, description="ignored share where the division is official, or into folds"
+    )
+    folds: Folds | None = Field(
+        default=None,
+        description="one of several folds is the test part, in place of the share test; the rest is divided as train to validation",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Split:
         total = self.train + self.validation + self.test
         if abs(total - 1.0) > 1e-9:
             raise ValueError(f"train, validation and test must add up to 1, but add up to {total:g}")
+        if self.folds is not None and self.division != "by_patient":
+            raise ValueError("folds divide by patient; with division: official the test part is the published one")
         return self
+
+    def shares(self) -> dict[Literal["train", "validation", "test"], float]:
+        """Of the patients, where they are divided by patient; they add up to 1."""
+        if self.folds is None:
+            return {"train": self.train, "validation": self.validation, "test": self.test}
+        rest = (1.0 - 1.0 / self.folds.of) / (self.train + self.validation)
+        return {"train": rest * self.train, "validation": rest * self.validation, "test": 1.0 / self.folds.of}
 
 
 class Data(Strict):

@@ -19,6 +19,12 @@ class ServerOptimiser(Strict):
     tau: float = Field(default=1e-3, gt=0, description="adaptivity of fedadam and fedyogi")
 
 
+class KeepModels(Strict):
+    """Models of earlier rounds stay in the run's folder, each as large as the model, for `consilium-server export --round`."""
+
+    every: int = Field(ge=1, description="rounds: 5 keeps those after rounds 5, 10, 15, ...")
+
+
 class Federation(Strict):
     """Rounds, quorum, deadlines, and how updates are weighed and sent."""
 
@@ -38,4 +44,7 @@ class Federation(Strict):
     keep_updates: bool | None = Field(
         default=None,
         description="keep every site's update, so that an auditor can aggregate again; null: where the study is private",
+    )
+    keep_models: KeepModels | None = Field(
+        default=None, description="None: of the global models only those after the last two rounds are kept"
     )

@@ -21,17 +21,31 @@ class Task(Strict):
     unit: Literal["finding", "view", "image"] = Field(
         description="what one label belongs to: a finding, a whole view (positive if any finding is), or an image"
     )
+    rare_classes: list[str] = Field(
+        default_factory=list,
+        description="classes whose false positives and false negatives reports add up apart; they are trained like the others",
+    )
 
     @field_validator("classes")
     @classmethod
     def _by_name(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
         return dict(sorted(value.items()))
 
+    @field_validator("rare_classes")
+    @classmethod
+    def _in_one_order(cls, value: list[str]) -> list[str]:
+        return sorted(set(value))
+
     @model_validator(mode="after")
     def _check(self) -> Task:
         if self.positive_class not in self.classes:
             raise ValueError(
                 f"positive_class '{self.positive_class}' is not one of the classes {', '.join(self.classes)}"
+            )
+        if unknown := [name for name in self.rare_classes if name not in self.classes]:
+            raise ValueError(
+                f"rare_classes: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the classes "
+                f"{', '.join(self.classes)}"
             )
         seen: dict[str, str] = {}
         for name, labels in self.classes.items():
@@ -48,6 +62,10 @@ class Task(Strict):
     @property
     def positive_index(self) -> int:
         return self.class_names.index(self.positive_class)
+
+    @property
+    def rare_indices(self) -> tuple[int, ...]:
+        return tuple(self.class_names.index(name) for name in self.rare_classes)
 
     def class_of(self, label: str) -> int | None:
         """Index of the class that `label` means, or None where no class lists it."""

@@ -1,7 +1,8 @@
 """Which records of a holding a study works on, with their classes and parts. Decided by keys, patients and labels, before any pixel.
 
-The same holding, study and seed give the same cohort, whatever the order in which an adapter lists the records. A patient who has
-withdrawn is divided with all the others and then taken out: nobody else changes part, so no test patient is ever trained on.
+The same holding, study and seed (or `data.split.id` in its place) give the same cohort, whatever the order in which an adapter lists
+the records. A patient who has withdrawn is divided with all the others and then taken out: nobody else changes part, so no test patient is
+ever trained on.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def choose(
 
     A private study's patients are divided by `place` (`client.data.splits.parts_by_id`; without it by a hash of seed and id), and no class
     is looked for. Else every class that remains has records in all three parts and, in train, at least as many patients as the SVM's
-    largest number of folds.
+    largest number of folds; with `data.split.folds` that is so whichever fold is tested.
 
     For an `external` test all that is selected is test: nothing is balanced, no official division is followed, and each class needs a
     patient (in a private study none is looked for).
@@ -90,22 +91,30 @@ def choose(
     dropped: list[int] = []
     by_id = (place or _public_place(study)) if study.privacy is not None else None
     if external:
-        by_id = _all_test
-    cohort = _divide(labelled, study, left_out, holding.problems, dropped, withdrawn, by_id)
+        by_id = _all_test(study)
+
+    def divided(items: _Labelled, by: Study = study) -> Cohort:
+        return _divide(items, by, left_out, holding.problems, dropped, withdrawn, by_id)
+
+    def scarce_in(items: _Labelled) -> dict[int, str]:
+        """In any fold, where there are folds: all of them must leave out the same classes, or a patient would be tested twice."""
+        found: dict[int, str] = {}
+        for one in _folds(study):
+            found = {**_scarce(divided(items, one), study, dropped), **found}
+        return found
+
     if external and study.privacy is None:
-        _require_classes(cohort, study)
-    while by_id is None and (scarce := _scarce(cohort, study, dropped)):
+        _require_classes(divided(labelled), study)
+    while by_id is None and (scarce := scarce_in(labelled)):
         if not _may_leave_out(scarce, study, dropped):
             raise _unservable(scarce, study)
         dropped.extend(scarce)
         labelled = [(record, label) for record, label in labelled if label not in scarce]
-        cohort = _divide(labelled, study, left_out, holding.problems, dropped, withdrawn)
     if study.data.balanced is not None and not external:
-        cohort = _divide(
-            _balance(labelled, study, study.data.balanced), study, left_out, holding.problems, dropped, withdrawn
-        )
-        if scarce := _scarce(cohort, study, dropped):
+        labelled = _balance(labelled, study, study.data.balanced)
+        if scarce := scarce_in(labelled):
             raise _unservable(scarce, study)
+    cohort = divided(labelled)
     reached = len(np.unique(cohort.patients))
     if reached < minimum_patients:
         raise PolicyError(
@@ -114,8 +123,22 @@ def choose(
     return cohort
 
 
-def _all_test(_patient: str) -> float:
-    return 0.0
+def _folds(study: Study) -> list[Study]:
+    """The study with each of its folds as test; the study itself where it has none."""
+    folds = study.data.split.folds
+    if folds is None:
+        return [study]
+    splits = [
+        study.data.split.model_copy(update={"folds": folds.model_copy(update={"test": test})})
+        for test in range(folds.of)
+    ]
+    return [study.model_copy(update={"data": study.data.model_copy(update={"split": split})}) for split in splits]
+
+
+def _all_test(study: Study) -> Callable[[str], float]:
+    folds = study.data.split.folds
+    number = 0.0 if folds is None else (folds.test + 0.5) / folds.of
+    return lambda _patient: number
 
 
 def _require_classes(cohort: Cohort, study: Study) -> None:
@@ -127,7 +150,7 @@ def _require_classes(cohort: Cohort, study: Study) -> None:
 
 
 def _public_place(study: Study) -> Callable[[str], float]:
-    return lambda patient: int(draw_key(study.seed, "split", patient)[:13], 16) / 16**13
+    return lambda patient: int(draw_key(study.split_seed, "split", patient)[:13], 16) / 16**13
 
 
 def _select(records: Sequence[Record], wanted: Mapping[str, Sequence[str]]) -> list[Record]:
@@ -164,7 +187,7 @@ def _balance(labelled: _Labelled, study: Study, balanced: Balanced) -> _Labelled
     drawn = [
         item
         for units in members.values()
-        for item in sorted(units, key=lambda item: draw_key(study.seed, "balance", item[0].key))[:count]
+        for item in sorted(units, key=lambda item: draw_key(study.split_seed, "balance", item[0].key))[:count]
     ]
     return sorted(drawn, key=lambda item: item[0].key)
 
@@ -191,7 +214,7 @@ def _divide(
             [record.division for record in records],
             split=study.data.split,
             positive=study.task.positive_index,
-            seed=study.seed,
+            seed=study.split_seed,
         )
     staying = np.array([not withdrawn(name) for name in names], dtype=np.bool_)
     if not staying.all():

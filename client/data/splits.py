@@ -1,8 +1,10 @@
 """Division of a hospital's records into train, validation and test: always by patient, stratified by label (law 8).
 
-A patient's place depends on the seed, the patient's id, and how many patients of the same stratum there are; never on the order of
-the records, on file paths, or on how many images the patient has. Inside a stratum patients are ordered by SHA-256 of seed and id,
-and the first share goes to test, the next to validation, the rest to train.
+A patient's place depends on the seed (or the split's id that takes its place), the patient's id, and how many patients of the same
+stratum there are; never on the order of the records, on file paths, or on how many images the patient has. Inside a stratum patients
+are ordered by SHA-256 of seed and id, and the first share goes to test, the next to validation, the rest to train. With folds, patients
+are dealt out to these in turn, stratum after stratum, so that neither a fold's patients nor those of any stratum in it differ in number
+by more than one from another fold's; one fold is test, and the others' patients are divided as before.
 
 A patient's stratum is one class: the positive class if any of the patient's records has it, else the class of most of the records,
 among equally frequent ones the earlier. So a patient with a malignant and a benign view counts as malignant, and the
@@ -33,15 +35,20 @@ def split_records(
     *,
     split: Split,
     positive: int,
-    seed: int,
+    seed: int | str,
 ) -> dict[Part, Indices]:
     """Indices (ascending) of the records of each part, by the division that the study asks for.
 
-    `patients`, `labels` and `divisions` have one entry a record. Raises SplitLeakError where the official division has a patient in
-    train and in test, DataError where a record has no official part.
+    `patients`, `labels` and `divisions` have one entry a record; `seed` is the study's `split_seed`. Raises SplitLeakError where the
+    official division has a patient in train and in test, DataError where a record has no official part.
     """
     strata = _strata(patients, labels, positive)
-    if split.division == "by_patient":
+    if split.division == "by_patient" and split.folds is not None:
+        fold = fold_of(strata, split.folds.of, seed=seed)
+        rest = {patient: stratum for patient, stratum in strata.items() if fold[patient] != split.folds.test}
+        place = assign_patients(rest, {"validation": split.validation, "train": split.train}, seed=seed)
+        parts = _parts([place.get(patient, "test") for patient in patients])
+    elif split.division == "by_patient":
         place = assign_patients(
             strata, {"test": split.test, "validation": split.validation, "train": split.train}, seed=seed
         )
@@ -52,7 +59,7 @@ def split_records(
     return parts
 
 
-def assign_patients(strata: Mapping[str, int], shares: Mapping[Part, float], *, seed: int) -> dict[str, Part]:
+def assign_patients(strata: Mapping[str, int], shares: Mapping[Part, float], *, seed: int | str) -> dict[str, Part]:
     """Part of each patient, given each patient's stratum and each part's share (> 0).
 
     In a stratum of n patients every part gets its share rounded by largest remainders, and at least one patient if n allows.
@@ -72,21 +79,34 @@ def assign_patients(strata: Mapping[str, int], shares: Mapping[Part, float], *, 
     return place
 
 
+def fold_of(strata: Mapping[str, int], of: int, *, seed: int) -> dict[str, int]:
+    """Fold of each patient, 0 ... of-1, given each patient's stratum; which fold is tested does not matter to it."""
+    dealt = sorted(strata, key=lambda patient: (strata[patient], draw_key(seed, "fold", patient)))
+    return {patient: position % of for position, patient in enumerate(dealt)}
+
+
 def parts_by_id(patients: Sequence[str], split: Split, place: Callable[[str], float]) -> dict[Part, Indices]:
     """Indices (ascending) of the records of each part, each patient's part a function of the patient's id alone.
 
     `place` gives each id a number in [0, 1), as good as random: below the test share it is test, then validation, then train. The shares
     are met on average only; so nobody's part says anything about how many others there are, or of which class (law 3 of the design).
+    Folds are equal pieces of [0, 1): the tested one is moved to the beginning, and those after it come next, those before it last.
     """
-    test, validation = split.test, split.test + split.validation
+    shares, folds = split.shares(), split.folds
+    validation = shares["test"] + shares["validation"]
 
     def part(number: float) -> Part:
-        return "test" if number < test else "validation" if number < validation else "train"
+        if folds is None:
+            is_test = number < shares["test"]
+        else:
+            is_test = int(number * folds.of) == folds.test
+            number = (number - folds.test / folds.of) % 1.0
+        return "test" if is_test else "validation" if number < validation else "train"
 
     return _parts([part(place(patient)) for patient in patients])
 
 
-def draw_key(seed: int, purpose: str, name: str) -> str:
+def draw_key(seed: int | str, purpose: str, name: str) -> str:
     """A pseudo-random but repeatable sort key: the order of names by it is a random draw that depends on nothing else."""
     return hashlib.sha256(f"consilium/{purpose}/{seed}/{name}".encode()).hexdigest()
 
@@ -103,7 +123,7 @@ def check_no_leak(patients: Sequence[str], parts: Mapping[Part, Indices]) -> Non
 
 
 def _official(
-    patients: Sequence[str], divisions: Sequence[str | None], strata: Mapping[str, int], split: Split, seed: int
+    patients: Sequence[str], divisions: Sequence[str | None], strata: Mapping[str, int], split: Split, seed: int | str
 ) -> dict[Part, Indices]:
     """Test as published; validation carved out of the published train part, by patient."""
     without = sum(division is None for division in divisions)

@@ -12,10 +12,12 @@ from server.report.schema import (
     ClassFigures,
     CurvePoint,
     DataReport,
+    ErrorCount,
     Figure,
     GainMetric,
     HeadReport,
     Machine,
+    OverClasses,
     Pooled,
     PooledDifference,
     PooledFigure,
@@ -27,11 +29,13 @@ from server.report.schema import (
     RunReport,
     SiteReport,
     SiteRoundTiming,
+    WeightedFigures,
 )
 from server.run_folder import RunFolder
 from server.site_ledgers import ledgers_of
 from shared.metrics import pooling
 from shared.metrics.histograms import histogram_roc
+from shared.metrics.over_classes import Counted, over_classes
 from shared.results import METRICS, ClassRow, Difference, Estimate, Evaluated, HeadResult, Prepared
 from shared.run_records import FinalRecord, RoundRecord, RunRecord
 from shared.study import Study
@@ -225,6 +229,29 @@ def _class_rows(
     ]
 
 
+def _over_classes(hospitals: Sequence[tuple[HeadResult, int | None]], study: Study) -> OverClasses | None:
+    exact = [(head.confusion, patients) for head, patients in hospitals if head.noise is None and patients is not None]
+    if len(exact) < len(hospitals):
+        return None
+    found = over_classes(
+        exact,
+        study.task.rare_indices,
+        confidence=study.evaluation.confidence,
+        resamples=study.evaluation.resamples,
+        seed=study.seed,
+    )
+    images = sum(sum(row) for confusion, _ in exact for row in confusion)
+    return OverClasses(
+        weighted=WeightedFigures(**{name: _figure(one, images) for name, one in found.weighted.items()}),
+        errors=_errors(found.errors),
+        rare_errors=_errors(found.rare_errors) if found.rare_errors is not None else None,
+    )
+
+
+def _errors(found: Counted) -> ErrorCount:
+    return ErrorCount(value=found.value, low=found.low, high=found.high)
+
+
 def _head(evaluated: Evaluated | None, key: HeadKey, study: Study) -> HeadReport | None:
     result: HeadResult | None = getattr(evaluated, key) if evaluated else None
     if evaluated is None or result is None:
@@ -238,6 +265,7 @@ def _head(evaluated: Evaluated | None, key: HeadKey, study: Study) -> HeadReport
         **{name: _figure(getattr(result, name), images[name]) for name in METRICS},
         confusion=result.confusion,
         classes=_class_rows(result.classes, result.confusion, study.task.class_names),
+        over_classes=_over_classes([(result, evaluated.patients)], study),
         roc=_points(curve.false_positive_rate.tolist(), curve.true_positive_rate.tolist()) if curve else None,
         gain=dict(result.gain.items()) if result.gain else None,
     )
@@ -252,13 +280,14 @@ def _points(false_positive: Sequence[float], true_positive: Sequence[float]) -> 
 
 def _pooled(sites: Mapping[str, Evaluated], study: Study) -> Pooled:
     return Pooled(
-        network=_pooled_head(sites, "network", study),
-        svm=_pooled_head(sites, "svm", study),
-        svm_paper=_pooled_head(sites, "svm_paper", study),
+        network=pooled_head(sites, "network", study),
+        svm=pooled_head(sites, "svm", study),
+        svm_paper=pooled_head(sites, "svm_paper", study),
     )
 
 
-def _pooled_head(sites: Mapping[str, Evaluated], key: HeadKey, study: Study) -> PooledHead | None:
+def pooled_head(sites: Mapping[str, Evaluated], key: HeadKey, study: Study) -> PooledHead | None:
+    """One head over the evaluations in `sites`, by name; None where none has it."""
     present = {site: one for site, one in sorted(sites.items()) if getattr(one, key) is not None}
     pooled = pooling.pool(
         list(present.values()),
@@ -281,6 +310,7 @@ def _pooled_head(sites: Mapping[str, Evaluated], key: HeadKey, study: Study) -> 
         },
         confusion=pooled.confusion,
         classes=_class_rows(pooled.classes, pooled.confusion, study.task.class_names),
+        over_classes=_over_classes([(getattr(one, key), one.patients) for one in present.values()], study),
         roc=_pooled_roc(pooled.histogram_roc, pooled.images),
         gain=_pooled_gain(pooled.gain),
     )

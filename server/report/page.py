@@ -15,6 +15,7 @@ from server.report import charts, noised_words, words
 from server.report.charts import Bar, Interval, Series
 from server.report.schema import Figure, HeadReport, PooledHead, Report, SiteReport
 from shared.exact import as_float
+from shared.metrics.over_classes import NOISED
 from shared.run_records import Miss
 
 HeadKey = Literal["network", "svm", "svm_paper"]
@@ -35,6 +36,12 @@ CLASS_COLUMNS = (
     ("specificity", "Specificity"),
     ("f1", "F1"),
     ("auc", "AUC"),
+)
+WEIGHTED_COLUMNS = (
+    ("precision", "Weighted precision"),
+    ("recall", "Weighted recall"),
+    ("specificity", "Weighted specificity"),
+    ("f1", "Weighted F1"),
 )
 SITE_PHASES = (
     ("load", "load the model"),
@@ -93,6 +100,9 @@ def render(report: Report) -> str:
         head_names=words.HEADS,
         columns=_columns(report, COLUMNS),
         class_columns=_columns(report, CLASS_COLUMNS),
+        weighted_columns=WEIGHTED_COLUMNS,
+        rare_names=[words.class_words(name) for name in report.study["task"].get("rare_classes", [])],
+        over_classes_noised=NOISED,
         site_phases=SITE_PHASES,
         round_phases=ROUND_PHASES,
         glossary=noised_words.glossary(report),

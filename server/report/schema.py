@@ -65,6 +65,35 @@ class ClassFigures(Strict):
     auc: Figure
 
 
+class WeightedFigures(Strict):
+    """Means of the classes' figures, each against the rest, weighted by the classes' test images."""
+
+    precision: Figure = Field(description="a class that has images and is never said counts with 0")
+    recall: Figure = Field(description="equal to the accuracy")
+    specificity: Figure
+    f1: Figure
+
+
+class ErrorCount(Strict):
+    """False positives and false negatives, each class against the rest, added up."""
+
+    value: Count
+    low: float | None = Field(description="lower end of the interval: among as many images of other patients")
+    high: float | None = Field(description="upper end of the interval")
+
+
+class OverClasses(Strict):
+    """Figures over all classes at once, made from the confusion counts."""
+
+    weighted: WeightedFigures
+    errors: ErrorCount = Field(
+        description="over all classes: twice the wrong images, since each is missed in one class and a false alarm in another"
+    )
+    rare_errors: ErrorCount | None = Field(
+        description="over the classes that the study calls rare (`task.rare_classes`); null where it calls none so"
+    )
+
+
 class HeadReport(Strict):
     """One head (the network's own output, or the SVM on its features) on one hospital's test part."""
 
@@ -86,6 +115,11 @@ class HeadReport(Strict):
         description="confusion[true][predicted], classes in the study's order; with noise a count can be below 0"
     )
     classes: list[ClassFigures] = Field(description="by class, in the study's order")
+    over_classes: OverClasses | None = Field(
+        default=None,
+        description="from the confusion counts; intervals from drawing these anew, as many images as there are patients; null where the "
+        "counts carry noise, which hides the single cells that it rests on",
+    )
     roc: list[RocPoint] | None = Field(
         description="ROC curve of the positive class from the hospital's score histogram; null where its cells were too small to leave"
     )
@@ -129,6 +163,9 @@ class PooledHead(Strict):
     auc: PooledFigure
     confusion: list[list[int]] = Field(description="the hospitals' confusion counts, added up")
     classes: list[ClassFigures] = Field(description="by class, in the study's order; pooled as the figures above")
+    over_classes: OverClasses | None = Field(
+        default=None, description="from the hospitals' confusion counts added up; null where they carry noise"
+    )
     roc: PooledRoc | None = Field(description="null where a hospital's histogram could not leave")
     gain: dict[GainMetric, PooledDifference] | None = Field(
         description="final minus round-0 model; null where no hospital has a baseline"

@@ -227,6 +227,7 @@ def test_its_figures_are_those_of_the_result(page: Written) -> None:
     assert "Gain in AUC over round 0" in page.text
     assert "prefers-color-scheme: dark" in page.text and "@media print" in page.text
     wrong = (page.scores.heads["svm"].truth != page.scores.heads["svm"].predicted).sum()
+    assert f"twice the wrong images</th><td>{2 * wrong} <small>" in page.text
     assert page.text.count('class="ring"') == wrong + 1  # one in the legend
 
 

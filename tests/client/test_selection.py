@@ -287,3 +287,27 @@ def test_an_external_test_needs_the_classes_and_the_patients_that_the_study_and_
     assert len(external(study(**three, scarce_classes="leave_out"), holding(a=3, c=3)).parts["test"]) == 6
     with pytest.raises(PolicyError, match="reaches 2 patients"):
         external(study(), holding(benign=1, malignant=1), minimum_patients=3)
+
+
+def fold(of: int, test: int) -> dict[str, Any]:
+    return {"folds": {"of": of, "test": test}}
+
+
+def test_every_fold_leaves_out_the_same_classes_and_all_folds_together_test_everybody_once() -> None:
+    classes = {"benign": [], "rare": [], "malignant": []}
+    given = holding(benign=30, rare=4, malignant=20)
+    with pytest.raises(DataError, match="class rare has no patient in test"):
+        take(study(classes=classes, head=False, split=fold(5, 0)), given)
+    tested: list[str] = []
+    for test in range(5):
+        asked = study(classes=classes, head=False, scarce_classes="leave_out", split=fold(5, test))
+        cohort = take(asked, given)
+        assert cohort.classes_left_out == ("rare",)
+        tested += [cohort.records[row].patient for row in cohort.parts["test"]]
+    assert len(tested) == len(set(tested)) == 50
+
+
+@pytest.mark.parametrize("test", [0, 2])
+def test_an_external_test_is_the_same_in_every_fold(test: int) -> None:
+    cohort = external(study(split=fold(3, test)), holding(benign=3, malignant=3))
+    assert len(cohort.parts["test"]) == 6

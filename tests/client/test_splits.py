@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
-from client.data.splits import PARTS, assign_patients, check_no_leak, split_records
+from benchmarks.bare_run import study_values
+from client.data.splits import PARTS, assign_patients, check_no_leak, draw_key, parts_by_id, split_records
+from client.withdrawn import Tags
 from shared.errors import DataError, SplitLeakError
-from shared.study_data import Split
+from shared.study import Study
+from shared.study_data import Folds, Split
 
 Records = list[tuple[str, int]]
 
@@ -137,3 +141,99 @@ def test_a_leak_between_given_parts_is_found() -> None:
     check_no_leak(patients, {"train": np.array([0, 2]), "validation": np.array([1]), "test": np.array([3])})
     with pytest.raises(SplitLeakError, match=r"^1 patient stands .*\(A\)"):
         check_no_leak(patients, {"train": np.array([0]), "validation": np.array([1]), "test": np.array([2, 3])})
+
+
+@given(records, st.integers(2, 6), seeds, st.randoms(use_true_random=False))
+def test_folds_test_every_patient_once_in_equal_shares_of_each_stratum(
+    given: Records, of: int, seed: int, order: random.Random
+) -> None:
+    shuffled = list(given)
+    order.shuffle(shuffled)
+    tested: list[list[str]] = []
+    for fold in range(of):
+        split = Split(folds=Folds(of=of, test=fold))
+        place = divide(given, split=split, seed=seed)
+        assert place == divide(shuffled, split=split, seed=seed)
+        tested.append([patient for patient, part in place.items() if part == "test"])
+    assert sorted(patient for patients in tested for patient in patients) == sorted({name for name, _ in given})
+    assert max(map(len, tested)) - min(map(len, tested)) <= 1
+    labels: dict[str, list[int]] = {}
+    for name, label in given:
+        labels.setdefault(name, []).append(label)
+    one_label = {name for name, found in labels.items() if len(set(found)) == 1}
+    if one_label == set(labels):  # then strata are labels
+        for stratum in range(3):
+            counts = [sum(labels[name][0] == stratum for name in patients) for patients in tested]
+            assert max(counts) - min(counts) <= 1
+
+
+def test_folds_are_as_even_as_scikit_learns_and_validation_has_its_share_of_the_rest() -> None:
+    """StratifiedGroupKFold balances images by a greedy search; ours deals out patients. Compared where each patient has one image."""
+    rng = np.random.default_rng(5)
+    labels = rng.choice(4, 403, p=[0.6, 0.25, 0.1, 0.05])
+    names = [f"P{number}" for number in range(labels.size)]
+
+    def spread(folds: list[np.ndarray]) -> int:
+        counts = np.array([np.bincount(labels[fold], minlength=4) for fold in folds])
+        return int((counts.max(0) - counts.min(0)).max())
+
+    ours = []
+    for test in range(5):
+        split = Split(folds=Folds(of=5, test=test))
+        parts = split_records(names, labels, [None] * labels.size, split=split, positive=1, seed=3)
+        ours.append(parts["test"])
+        rest = len(parts["train"]) + len(parts["validation"])
+        assert len(parts["validation"]) == pytest.approx(rest * 15 / 85, abs=2)
+        assert set(labels[parts["validation"]]) == set(range(4))
+    theirs = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(labels, labels, names)
+    assert spread(ours) <= spread([test for _, test in theirs]) and spread(ours) <= 1
+
+
+@given(st.integers(2, 20), st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=50))
+def test_folds_by_id_test_every_patient_once_and_depend_on_nobody_else(of: int, places: list[float]) -> None:
+    names = [str(number) for number in range(len(places))]
+    tested = []
+    for test in range(of):
+        split = Split(folds=Folds(of=of, test=test))
+        parts = parts_by_id(names, split, lambda name: places[int(name)])
+        assert sum(map(len, parts.values())) == len(names)
+        tested += parts["test"].tolist()
+        alone = parts_by_id(names[:1], split, lambda name: places[0])
+        assert [part for part in PARTS if len(alone[part])] == [part for part in PARTS if 0 in parts[part]]
+    assert sorted(tested) == list(range(len(names)))
+
+
+def test_folds_by_id_meet_their_shares_on_average() -> None:
+    names = [str(number) for number in range(4000)]
+    for test in (0, 2, 4):
+        split = Split(folds=Folds(of=5, test=test))
+        parts = parts_by_id(names, split, lambda name: int(name) / 4000)
+        for part, share in split.shares().items():
+            assert len(parts[part]) / 4000 == pytest.approx(share, abs=0.002), (test, part)
+
+
+def test_a_seed_divides_as_it_always_has() -> None:
+    """A study that was run before divides the same patients alike after an update, or its test patients would have trained."""
+    names = [f"P_{number:02}" for number in range(20)]
+    labels = np.array([number % 2 for number in range(20)], dtype=np.int64)
+    split = Split(train=0.5, validation=0.2, test=0.3)
+    parts = split_records(names, labels, [None] * 20, split=split, positive=1, seed=7)
+    assert {part: rows.tolist() for part, rows in parts.items()} == {
+        "train": [0, 2, 5, 6, 7, 10, 11, 13, 14, 19],
+        "validation": [3, 12, 15, 16],
+        "test": [1, 4, 8, 9, 17, 18],
+    }
+    divisions = ["train"] * 15 + ["test"] * 5
+    official = split_records(names, labels, divisions, split=Split(division="official"), positive=1, seed=7)
+    assert official["validation"].tolist() == [8, 9]
+    assert draw_key(7, "balance", "P_00").startswith("3ea0ab3d4367c4ac")
+    assert Tags(b"k" * 32).place(7, "P_00") == 0.0002586439626309778
+
+
+def test_a_splits_id_takes_the_seeds_place_and_none_reads_as_a_seed() -> None:
+    def study(seed: int, name: str | None) -> Study:
+        return Study.model_validate({**study_values(), "seed": seed, "data": {"split": {"id": name}}})
+
+    assert study(1, None).split_seed == 1
+    assert study(1, "breast").split_seed == study(2, "breast").split_seed
+    assert draw_key(study(1, "7").split_seed, "split", "P") != draw_key(7, "split", "P")

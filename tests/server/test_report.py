@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from example_run import PATIENTS, SITES, SKIN, digest_of, example_study, write_example_run
+from rich.console import Console
+from sklearn.metrics import f1_score, multilabel_confusion_matrix
 
+from server.comparison import comparison, side_of
 from server.report import build_report, write_report
 from server.report.build import figure_images
 from server.report.document import markdown
+from server.report.page import render
 from server.report.schema import Report
 from server.report.words import summary
 from server.run_folder import RunFolder
@@ -193,6 +198,40 @@ def test_more_than_two_classes_are_listed_in_the_order_of_the_outputs(tmp_path: 
     positive = report.classes.index("melanoma")
     assert head.sensitivity.value == head.classes[positive].recall.value
     assert [one.images for one in head.classes] == [sum(row) for row in head.confusion]
+
+
+def test_figures_over_all_classes_are_those_of_the_counts_that_left_and_rare_ones_are_the_studys(
+    tmp_path: Path,
+) -> None:
+    task = {
+        "classes": {name: [] for name in SKIN},
+        "positive_class": "melanoma",
+        "unit": "image",
+        "rare_classes": ["keratosis", "basal_cell"],
+    }
+    folder = write_example_run(tmp_path / "skin", study=example_study(classes=SKIN, task=task))
+    report = build_report(folder)
+    pooled = report.pooled.svm
+    assert pooled is not None and pooled.over_classes is not None
+    counts = np.array(pooled.confusion)
+    truth, said = (np.repeat(axis.reshape(-1), counts.reshape(-1)) for axis in np.indices(counts.shape))
+    tables = multilabel_confusion_matrix(truth, said)
+    wrong = tables[:, 0, 1] + tables[:, 1, 0]
+    rare = [report.classes.index(name) for name in ("basal_cell", "keratosis")]
+    assert report.study["task"]["rare_classes"] == ["basal_cell", "keratosis"]
+    found = pooled.over_classes
+    assert found.errors.value == wrong.sum() and found.rare_errors is not None
+    assert found.rare_errors.value == wrong[rare].sum()
+    assert found.weighted.f1.value == pytest.approx(f1_score(truth, said, average="weighted"))
+    assert found.weighted.recall.value == pytest.approx(pooled.accuracy.value)
+    sites = [site.svm.over_classes for site in report.sites.values() if site.svm is not None]
+    assert sum(one.errors.value for one in sites if one is not None) == found.errors.value
+    page = render(report)
+    assert f"<b>{found.rare_errors.value}</b>" in page and "basal cell and keratosis (rare)" in page
+    console = Console(file=io.StringIO(), width=200)
+    console.print(comparison([side_of(folder.path), side_of(folder.path)]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{found.errors.value} (" in text and "FP + FN, rare" in text and "weighted F1" in text
 
 
 def test_a_folder_that_is_no_run_ends_in_a_sentence(tmp_path: Path) -> None:

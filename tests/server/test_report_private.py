@@ -80,6 +80,8 @@ def test_nothing_that_did_not_leave_is_spoken_of(page: str) -> None:
     for name in ("gain", "roc"):
         assert f'id="{name}"' not in page and f'href="#{name}"' not in page
     assert "Training loss" not in page and "records left out" not in page
+    assert "left out, because the counts carry noise" in section(page, "classes")
+    assert "FP + FN" not in page
     assert "AUC" not in section(page, "figures").replace("AUC: not known", "")
     assert ">AUC<" not in page
 

@@ -29,8 +29,8 @@ from benchmarks.bare_run import (
     trained_answer,
 )
 from benchmarks.in_process_grid import InProcessGrid
-from server import exchange
-from server.checkpoint import latest_checkpoint, read_starting_model
+from server import checkpoint, exchange
+from server.checkpoint import kept_rounds, latest_checkpoint, read_starting_model
 from server.receipts import Receipts
 from server.registry import Registry
 from server.rounds import Coordinator
@@ -225,6 +225,24 @@ def test_kept_updates_let_the_mean_be_computed_again(tmp_path: Path) -> None:
         assert {path.stem: flat_digest(np.load(path)) for path in place.iterdir()} == record.update_digests
     again = weighted_mean({site: place / f"{site}.npy" for site in SITES}, record.weights)
     assert (model_after(federation.folder, 1) + again).tobytes() == federation.final_bytes()
+
+
+def test_models_of_the_rounds_that_the_study_keeps_stay(tmp_path: Path) -> None:
+    plain = Federation.make(tmp_path / "plain", rounds=5)
+    keeping = Federation.make(tmp_path / "keeping", rounds=5, keep_models={"every": 2})
+    for federation, kept in ((plain, [4, 5]), (keeping, [2, 4, 5])):
+        federation.conduct()
+        assert kept_rounds(federation.folder) == kept
+    assert keeping.final_bytes() == plain.final_bytes()
+    manifest = read_starting_model(keeping.folder).manifest
+    after = checkpoint.model_after(keeping.folder, 2, manifest)
+    assert flat_digest(after) == keeping.folder.rounds()[2].model_out
+    with pytest.raises(RunFolderError, match=r"round 3 is not kept \(those after 2, 4, 5 are\)"):
+        checkpoint.model_after(keeping.folder, 3, manifest)
+    changed = keeping.folder.round_path(2) / "model.safetensors"
+    changed.write_bytes((keeping.folder.round_path(4) / "model.safetensors").read_bytes())
+    with pytest.raises(RunFolderError, match="its digest is not the one"):
+        checkpoint.model_after(keeping.folder, 2, manifest)
 
 
 def model_after(folder: RunFolder, number: int) -> Flat:

@@ -99,6 +99,11 @@ def test_every_mistake_of_a_file_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
+        (
+            ("task", "rare_classes"),
+            ["malignant", "scc"],
+            "rare_classes: scc is not among the classes benign, malignant",
+        ),
         (("task", "positive_class"), "cancer", "positive_class 'cancer' is not one of the classes benign, malignant"),
         (("task", "classes"), {"a": ["x"], "malignant": ["X"]}, "label 'X' stands in two classes, a and malignant"),
         (("task", "classes"), {"malignant": []}, "at least 2 items"),
@@ -109,6 +114,8 @@ def test_every_mistake_of_a_file_is_told_at_once(tmp_path: Path) -> None:
         (("training", "batch_size"), "eight", "but got 'eight'"),
         (("training", "learning_rate"), float("nan"), "finite number"),
         (("data", "split"), {"train": 0.7, "validation": 0.2, "test": 0.2}, "must add up to 1, but add up to 1.1"),
+        (("data", "split"), {"folds": {"of": 3, "test": 3}}, "with of: 3, test is at most 2, not 3"),
+        (("data", "split"), {"division": "official", "folds": {"of": 3, "test": 0}}, "folds divide by patient"),
         (("preprocessing", "normalise"), {"mean": [0.5, 0.5], "std": [1]}, "normalise.mean must have 1 or 3 values"),
         (("title",), "two\nlines", "the title must be one line"),
         (("federation", "weighting"), {"anna": 0}, "greater than 0"),

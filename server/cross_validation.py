@@ -1,0 +1,237 @@
+"""The runs of a study's folds together: mean and standard deviation over the folds, and all test patients at once.
+
+Each patient is tested in one fold, by a model that was not trained on it, so the folds' confusion counts add up to counts over all
+patients (`together`). Its intervals are about the choice of test patients. The standard deviation is over the folds, whose train parts
+overlap: it says how much folds differ, and no unbiased standard error can be made of it (Bengio and Grandvalet, "No Unbiased Estimator of
+the Variance of K-Fold Cross-Validation", 2004).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from rich.table import Table
+
+from server.report.build import build_report, pooled_head
+from server.report.schema import ErrorCount, Figure, PooledHead, Report
+from server.run_folder import RunFolder
+from shared.errors import InputError, RunFolderError
+from shared.results import METRICS, Evaluated
+from shared.schema import Strict
+from shared.study import Study
+from shared.study_data import Folds
+
+HeadKey = Literal["network", "svm", "svm_paper"]
+HEADS: Mapping[HeadKey, str] = {"network": "network", "svm": "SVM", "svm_paper": "SVM as given"}
+
+
+class OverFolds(Strict):
+    """One figure."""
+
+    by_fold: list[float | None] = Field(description="in the order of the folds; all hospitals that trained, pooled")
+    mean: float | None
+    standard_deviation: float | None = Field(description="over the folds (n - 1); null for fewer than two")
+
+
+class HeadOverFolds(Strict):
+    """One head."""
+
+    figures: dict[str, OverFolds]
+    together: PooledHead = Field(description="all folds' test patients at once")
+
+
+class CrossValidation(Strict):
+    """What `consilium-server cross-validated` found."""
+
+    format: Literal["consilium/cross-validation/1"] = Field(default="consilium/cross-validation/1", alias="schema")
+    of: int
+    runs: dict[int, str] = Field(description="name of the run by its fold, from 1")
+    heads: dict[HeadKey, HeadOverFolds]
+    notes: list[str] = Field(description="what a reader must know of it, a sentence each")
+
+
+_TITLES = {"f1": "F1", "auc": "AUC"}
+_NAMES = {title: name for name, title in _TITLES.items()}
+_Getter = Callable[[PooledHead], float | None]
+
+
+def cross_validation(paths: Sequence[Path]) -> CrossValidation:
+    """Put the runs together. Raises RunFolderError, InputError where they are no folds of one study or lack an evaluation."""
+    runs = _by_fold(paths)
+    first = next(iter(runs.values()))
+    study, folds = first.study(), _folds_of(first)
+    reports = {fold: build_report(run) for fold, run in runs.items()}
+    tested: dict[str, Evaluated] = {}
+    for fold, run in runs.items():
+        final = run.final()
+        if final is None or not final.sites:
+            raise RunFolderError(f"{run.path}: the run has no evaluation")
+        aside = reports[fold].external_sites
+        tested |= {f"{site}, fold {fold}": one for site, one in final.sites.items() if site not in aside}
+    heads: dict[HeadKey, HeadOverFolds] = {}
+    for key in HEADS:
+        pooled = [getattr(report.pooled, key) for report in reports.values()]
+        together = pooled_head(tested, key, study)
+        if together is None or any(one is None for one in pooled):
+            continue
+        heads[key] = HeadOverFolds(
+            figures={name: _over([get(one) for one in pooled]) for name, get in _figures(together).items()},
+            together=together,
+        )
+    names = {fold: run.name for fold, run in runs.items()}
+    return CrossValidation(of=folds.of, runs=names, heads=heads, notes=_notes(study, folds, reports))
+
+
+def tables(found: CrossValidation) -> list[Table]:
+    """One table of figures, then one of classes for each head."""
+    figures = Table(title=f"Cross-validation, {len(found.runs)} of {found.of} folds", title_justify="left")
+    for heading in ("head", "figure", *(f"fold {fold}" for fold in found.runs), "mean", "sd", "all together"):
+        figures.add_column(heading, justify="left" if heading in ("head", "figure") else "right")
+    drawn = [figures]
+    for key, head in found.heads.items():
+        for name, over in head.figures.items():
+            digits = 0 if name in ("FP + FN", "FP + FN, rare") else 3
+            cells = [_number(value, digits) for value in over.by_fold]
+            cells += [_number(over.mean, digits or 1), _number(over.standard_deviation, digits or 1)]
+            figures.add_row(HEADS[key], name, *cells, _together(head.together, name))
+        classes = Table(title=f"{HEADS[key]}: each class, all folds together", title_justify="left")
+        for heading in ("class", "images", "precision", "recall", "specificity", "F1"):
+            classes.add_column(heading, justify="left" if heading == "class" else "right")
+        for row in head.together.classes:
+            cells = [_figure(one) for one in (row.precision, row.recall, row.specificity, row.f1)]
+            classes.add_row(row.name, "–" if row.images is None else str(row.images), *cells)
+        drawn.append(classes)
+    return drawn
+
+
+def _by_fold(paths: Sequence[Path]) -> dict[int, RunFolder]:
+    """The runs by the number of their fold, from 1, in order."""
+    found: dict[int, RunFolder] = {}
+    like: tuple[RunFolder, dict[str, Any]] | None = None
+    for path in paths:
+        run = RunFolder(path)
+        number = _folds_of(run).test + 1
+        if number in found:
+            raise InputError(f"{path}: it tests fold {number}, as {found[number].path} does; give each fold once")
+        rest = _without_fold(run.study())
+        if like is not None and rest != like[1]:
+            keys = [key for key in rest if rest[key] != like[1].get(key)]
+            raise InputError(
+                f"{path}: its study differs from that of {like[0].path} in more than the fold: {', '.join(keys)}"
+            )
+        like = like or (run, rest)
+        found[number] = run
+    if not found:
+        raise InputError("expected the folders of the folds' runs, but got none")
+    return dict(sorted(found.items()))
+
+
+def _folds_of(run: RunFolder) -> Folds:
+    folds = run.study().data.split.folds
+    if folds is None:
+        raise InputError(
+            f"{run.path}: its study has no data.split.folds; `consilium-server folds` writes studies that do"
+        )
+    return folds
+
+
+def _without_fold(study: Study) -> dict[str, Any]:
+    data = study.to_data()
+    data["data"]["split"]["folds"].pop("test")
+    return {key: value for key, value in data.items() if key != "name"}
+
+
+def _figures(like: PooledHead) -> dict[str, _Getter]:
+    """What is averaged over the folds: name and where it stands in a pooled head."""
+
+    def metric(name: str) -> _Getter:
+        return lambda head: getattr(head, name).value
+
+    def weighted(name: str) -> _Getter:
+        return lambda head: getattr(head.over_classes.weighted, name).value if head.over_classes is not None else None
+
+    def counted(name: str) -> _Getter:
+        def value(head: PooledHead) -> float | None:
+            count: ErrorCount | None = getattr(head.over_classes, name) if head.over_classes is not None else None
+            return None if count is None else float(count.value)
+
+        return value
+
+    found = {_TITLES.get(name, name.replace("_", " ")): metric(name) for name in METRICS}
+    if like.over_classes is not None:
+        found |= {f"weighted {_TITLES.get(name, name)}": weighted(name) for name in ("precision", "specificity", "f1")}
+        found["FP + FN"] = counted("errors")
+        if like.over_classes.rare_errors is not None:
+            found["FP + FN, rare"] = counted("rare_errors")
+    return found
+
+
+def _over(values: list[float | None]) -> OverFolds:
+    there = [value for value in values if value is not None]
+    whole = len(there) == len(values)
+    return OverFolds(
+        by_fold=values,
+        mean=statistics.fmean(there) if whole else None,
+        standard_deviation=statistics.stdev(there) if whole and len(there) > 1 else None,
+    )
+
+
+def _notes(study: Study, folds: Folds, reports: Mapping[int, Report]) -> list[str]:
+    said = [
+        "Mean and sd are over the folds, all hospitals that trained pooled. Train parts of folds overlap, so the sd is no standard error.",
+        "All together: every test patient of every fold, each tested once; intervals are about the choice of patients"
+        + (", and about the noise." if study.evaluation.release is not None else "."),
+    ]
+    if missing := sorted(set(range(1, folds.of + 1)) - set(reports)):
+        said.append(f"NOT WHOLE: fold {', '.join(map(str, missing))} is missing, so its patients are in no figure.")
+    sites = {
+        fold: {site for site, one in report.sites.items() if one.network is not None}
+        for fold, report in reports.items()
+    }
+    every = set().union(*sites.values())
+    for fold, there in sites.items():
+        if away := sorted(every - there):
+            said.append(f"NOT WHOLE: {', '.join(away)} sent no evaluation of fold {fold}.")
+    for site in sorted(every):
+        totals = {
+            sum(counts.patients for counts in one.data.parts.values())
+            for report in reports.values()
+            if (one := report.sites.get(site)) is not None and one.data is not None and one.data.parts
+        }
+        if len(totals) > 1:
+            said.append(
+                f"NOT ONE DIVISION: {site} had {' and '.join(map(str, sorted(totals)))} patients in different folds' runs."
+            )
+    if any(report.external_sites for report in reports.values()):
+        said.append("Hospitals that only test are in no figure: they test all their patients in every fold.")
+    if study.privacy is not None:
+        said.append("Each fold's run was charged to the patients' budget by itself.")
+    return said
+
+
+def _together(head: PooledHead, name: str) -> str:
+    over = head.over_classes
+    if name in ("FP + FN", "FP + FN, rare"):
+        count = None if over is None else over.errors if name == "FP + FN" else over.rare_errors
+        if count is None:
+            return "–"
+        ends = f" ({count.low:.0f} to {count.high:.0f})" if count.low is not None and count.high is not None else ""
+        return f"{count.value}{ends}"
+    field = name.removeprefix("weighted ")
+    field = _NAMES.get(field, field.replace(" ", "_"))
+    if name.startswith("weighted "):
+        return "–" if over is None else _figure(getattr(over.weighted, field))
+    return _figure(getattr(head, field))
+
+
+def _figure(figure: Figure) -> str:
+    ends = f" ({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None and figure.high is not None else ""
+    return _number(figure.value, 3) + ends
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
