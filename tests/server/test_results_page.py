@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from example_run import example_study, write_example_run
 
-from benchmarks import results
+from benchmarks import results, results_of_a_run
 from server.report import write_report
 
 ROOT = Path(__file__).parents[2]
@@ -27,14 +27,14 @@ def together(tmp_path: Path) -> Path:
 
 
 def _page(*folders: Path) -> str:
-    return results.page([results.read_run(folder) for folder in folders], command=COMMAND)
+    return results.page([results_of_a_run.read_run(folder) for folder in folders], command=COMMAND)
 
 
 def test_every_hospitals_figures_stand_on_the_page_as_in_the_report(together: Path) -> None:
     report = json.loads((together / "report.json").read_text())
     lines = _page(together).splitlines()
     for site, told in report["sites"].items():
-        for key, words in results.HEADS:
+        for key, words in results_of_a_run.HEADS:
             auc = told[key]["auc"]
             cell = f"{auc['value']:.3f} ({auc['low']:.2f} to {auc['high']:.2f})"
             assert any(line.startswith(f"| {site} | {words} | {cell} |") for line in lines)
@@ -59,10 +59,26 @@ def test_a_run_of_one_site_stands_beside_the_run_of_all(together: Path, tmp_path
     assert "AUC, alone" in text
     assert "Not run: harbour, north alone" in text
     shown = json.loads((alone / "report.json").read_text())["sites"]["hill"]["svm"]["auc"]["value"]
-    row = next(
-        line for line in text.split("on its own")[1].splitlines() if line.startswith("| hill | SVM, C and gamma s")
-    )
+    row = next(line for line in text.split("apart")[1].splitlines() if line.startswith("| hill | SVM, C and gamma s"))
     assert f"{shown:.3f}" in row.split("|")[4]
+
+
+def test_all_images_at_one_site_stand_beside_the_run_of_several_and_a_lone_run_has_its_own_chapter(
+    together: Path, tmp_path: Path
+) -> None:
+    pooled = _run(tmp_path / "pooled", sites=("everywhere",), stand_in="lesion_id", synthetic=False)
+    text = _page(together, pooled)
+    assert "| one site (everywhere) | network |" in text and text.count("### What was run") == 1
+    assert "Not run: training on all" not in text
+    lone = _page(pooled)
+    assert lone.count("### What was run") == 1 and "All hospitals together" not in lone and "at one site" not in lone
+
+
+def test_a_papers_table_stands_beside_ours_where_a_run_is_of_it(tmp_path: Path) -> None:
+    study = example_study().model_copy(update={"name": "busi_rcdnet"})
+    text = _page(_run(tmp_path / "rcd", study=study))
+    table = text.split("## Papers' tables beside ours")[1]
+    assert "| RcdNet | the paper | .9351 |" in table and "ours: rcd" in table
 
 
 def test_a_run_of_another_study_is_no_comparison(together: Path, tmp_path: Path) -> None:
@@ -79,7 +95,7 @@ def test_a_hospital_with_few_positive_images_is_named_and_left_out_once(
     }
     fewest = min(counts, key=lambda site: counts[site])
     assert "without" not in _page(together).split("All hospitals together")[1].split("What training gained")[0]
-    monkeypatch.setattr(results, "FEW", counts[fewest] + 1)
+    monkeypatch.setattr(results_of_a_run, "FEW", counts[fewest] + 1)
     text = _page(together)
     assert f"| without {fewest} |" in text
     assert f"{fewest} has {counts[fewest]} malignant test images" in text
