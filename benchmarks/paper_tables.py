@@ -4,7 +4,7 @@
     python -m benchmarks.paper_tables all --runs runs/*                                          # prints whatever is there
 
 The first form calls `consilium-server local` for each study of the paper that has a file in configs/ (`--small`: its version for two
-cores) and whose folder is not there yet, one after the other, then prints. The published figures are benchmarks/published.yaml; those
+cores) and whose folder is not there yet, one after the other, then prints. The published figures are server/report/published.yaml; those
 that contradict themselves are marked and told. Beside them stands what our runs reached, with intervals, on whatever data they ran on: it
 is no contest, and no published figure is a threshold. Exit status 1 where a run failed, 2 for a mistake in the call.
 """
@@ -18,15 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.published import COUNTS, TITLES, Paper, PublishedRow, contradictions, papers
-from server.report.schema import HeadReport, PooledHead, Report
-from shared.metrics.over_classes import errors, weighted_rates
+from server.report.paper import figure_in, figures_of, head_of, whose
+from server.report.published import TITLES, Paper, PublishedRow, contradictions, papers
+from server.report.schema import Report
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Figures that a report holds by these very names; the others are made of its confusion counts.
-REPORTED = ("accuracy", "sensitivity", "specificity", "precision", "f1", "auc")
 CONTRAST = {
     "local_contrast": "mean local contrast",
     "visibility": "calcification visibility",
@@ -59,20 +55,20 @@ def found_runs(folders: Sequence[Path]) -> dict[str, Ours]:
 
 def page(paper: Paper, runs: dict[str, Ours]) -> str:
     """The paper's table with a row of ours under each of its rows, in Markdown."""
-    names = [name for name in TITLES if any(name in row.published for row in paper.rows)]
+    names = figures_of(paper)
     marks = {row.model: list(contradictions(row)) for row in paper.rows}
     lines = [["model", "figures of", *(TITLES[name] for name in names)], ["---"] * (2 + len(names))]
     notes: list[str] = []
     for row in paper.rows:
         mark = " (!)" if marks[row.model] else ""
-        lines.append([row.model, f"the paper{mark}", *(row.published.get(name, "-") for name in names)])
+        lines.append([row.model, f"the paper{mark}", *(row.published.get(name, "–") for name in names)])
         ours = _run_of(row, runs)
         if ours is None:
-            lines.append(["", "ours: not run" if row.study else "ours: no study", *("-" for _ in names)])
+            lines.append(["", "ours: not run" if row.study else "ours: no study", *("–" for _ in names)])
             continue
-        head = getattr(ours.report.pooled, row.head)
-        lines.append(["", f"ours: {ours.name}", *(_cell(head, name, ours.report, paper) for name in names)])
-        notes.append(_what_it_is(row, ours))
+        head = head_of(ours.report, row, paper)
+        lines.append(["", f"ours: {ours.name}", *(figure_in(head, name, ours.report, paper) for name in names)])
+        notes.append(_what_it_is(row, ours, paper))
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     told = [f"- (!) {model}: {text}." for model, texts in marks.items() for text in texts]
     parts = [
@@ -91,46 +87,13 @@ def _run_of(row: PublishedRow, runs: dict[str, Ours]) -> Ours | None:
     return next((runs[name] for name in (row.study, row.small) if name is not None and name in runs), None)
 
 
-def _cell(head: HeadReport | PooledHead | None, name: str, report: Report, paper: Paper) -> str:
-    if head is None:
-        return "-"
-    if name in REPORTED:
-        figure = getattr(head, name)
-        if figure.value is None:
-            return "-"
-        ends = "" if figure.low is None or figure.high is None else f" ({figure.low:.2f} to {figure.high:.2f})"
-        return f"{figure.value:.3f}{ends}"
-    rare = {label.lower() for label in paper.rare}
-    rows = [index for index, label in enumerate(report.classes) if label.lower() in rare]
-    value = from_confusion(np.array(head.confusion), rows).get(name)
-    if value is None:
-        return "-"
-    if name == "errors" and head.over_classes is not None:  # of noised counts it is not the number of images
-        return f"{value:.0f} ({value / 2:.0f} wrong images)"
-    return f"{value:.0f}" if name in COUNTS else f"{value:.3f}"
-
-
-def from_confusion(counts: np.ndarray, rare: Sequence[int]) -> dict[str, float]:
-    """Figures over all classes of confusion[true][predicted] (K, K), by `shared.metrics.over_classes`; what is undefined is left out.
-
-    `rare` are rows of the classes that the paper calls rare.
-    """
-    counts = counts.astype(np.float64)
-    found = {"errors": float(errors(counts))}
-    if rare:
-        found["rare_errors"] = float(errors(counts, rare))
-    weighted = weighted_rates(counts)
-    found |= {f"weighted_{name}": float(weighted[name]) for name in ("f1", "specificity")}
-    return {name: value for name, value in found.items() if np.isfinite(value)}
-
-
-def _what_it_is(row: PublishedRow, ours: Ours) -> str:
+def _what_it_is(row: PublishedRow, ours: Ours, paper: Paper) -> str:
     report = ours.report
     study = report.study
-    images = [one.images for one in (getattr(report.pooled, row.head),) if one is not None and one.images is not None]
+    images = [one.images for one in (head_of(report, row, paper),) if one is not None and one.images is not None]
     synthetic = [site for site, one in report.sites.items() if one.data is not None and one.data.synthetic]
     words = [
-        f"{len(report.sites)} hospital(s)",
+        f"{whose(report, paper)} of {len(report.sites)}" if len(report.sites) > 1 else "one hospital",
         f"{images[0]} test images" if images else "no exact count of test images",
         f"{study['preprocessing']['size']} pixels",
         f"{report.run.rounds_done} round(s) of {study['training']['local_epochs'] or 'no'} epoch(s)",

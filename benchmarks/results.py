@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import paper_tables, published
+from benchmarks import paper_tables
 from benchmarks.results_of_a_run import (
     Run,
     beside_others,
@@ -30,6 +30,7 @@ from benchmarks.results_of_a_run import (
     table,
     what_was_run,
 )
+from server.report.published import papers
 from server.report.schema import Report
 
 #: What a study's images are, by the beginning of its name, and the profiles that it ran with.
@@ -128,7 +129,7 @@ def _papers(runs: Sequence[Run]) -> str:
         if run.report.evaluated and len(run.report.sites) > 1
         for name in [str(run.report.study["name"])]
     }
-    known = published.papers()
+    known = papers()
     wanted = [
         paper
         for paper in known.values()

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from server.report import charts, noised_words, words
 from server.report.charts import Bar, Interval, Series
+from server.report.paper import paper_table
 from server.report.schema import Figure, HeadReport, PooledHead, Report, SiteReport
 from shared.exact import as_float
 from shared.metrics.over_classes import NOISED
@@ -106,6 +107,7 @@ def render(report: Report) -> str:
         site_phases=SITE_PHASES,
         round_phases=ROUND_PHASES,
         glossary=noised_words.glossary(report),
+        paper=paper_table(report),
         percent=f"{report.confidence * 100:g} %",
         unit=words.units(report),
         styles={site: index for index, site in enumerate(report.sites)},

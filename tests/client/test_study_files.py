@@ -28,6 +28,16 @@ def test_every_study_loads_and_has_its_files_name(path: Path) -> None:
     assert load_study(path).name == path.stem
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_papers_study_says_its_positive_class_and_what_rounds_and_epochs_stand_for(path: Path) -> None:
+    study = load_study(path)
+    if not path.stem.startswith("demo"):
+        rounds, epochs = study.federation.rounds, study.training.local_epochs
+        said = " ".join(study.description.split())
+        assert f"Positive class {study.task.positive_class}" in said
+        assert epochs is not None and f"{rounds} x {epochs} = {rounds * epochs} epochs" in said
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "sites").glob("*/*/profile.yaml")), ids=lambda path: path.parent.name)
 def test_every_profile_loads_and_has_its_folders_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("FEDERATION_DATA", "CONSILIUM_DEMO_DATA"):
@@ -155,7 +165,15 @@ def test_skinnet_has_the_papers_hyper_parameters_and_its_versions_differ_in_what
 
 def test_the_dicom_comparison_has_the_papers_hyper_parameters_and_differs_in_the_model_only() -> None:
     values = []
-    for name in ("resnet50", "resnet50_untrained", "vgg16", "cnn_vit", "googlenet"):
+    for name in (
+        "resnet50",
+        "resnet50_untrained",
+        "vgg16",
+        "vgg16_untrained",
+        "cnn_vit",
+        "googlenet",
+        "googlenet_untrained",
+    ):
         study = load_study(ROOT / "configs" / f"dicom_{name}.yaml")
         assert study.federation.rounds * study.training.local_epochs == 30
         assert (study.training.optimiser, study.training.learning_rate, study.training.batch_size) == ("adam", 1e-4, 32)

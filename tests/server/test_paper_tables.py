@@ -11,10 +11,12 @@ from example_run import example_study, write_example_run
 from sklearn.metrics import f1_score, multilabel_confusion_matrix
 
 from benchmarks import paper_tables
-from benchmarks.paper_tables import Ours, found_runs, from_confusion, page
-from benchmarks.published import PublishedRow, contradictions, papers, share
+from benchmarks.paper_tables import Ours, found_runs, page
 from server.report import write_report
 from server.report.build import build_report
+from server.report.page import render
+from server.report.paper import from_confusion
+from server.report.published import PublishedRow, contradictions, papers, share
 
 PAPERS = papers()
 
@@ -114,8 +116,21 @@ def test_many_classes_are_counted_over_all_and_over_the_rare_ones(tmp_path: Path
     line = next(line for line in text.splitlines() if line.startswith("|  | ours: skin"))
     assert [cell.strip() for cell in line.split("|")[3:8]] == [
         f"{expected['errors']:.0f} ({counts.sum() - np.trace(counts)} wrong images)",
-        f"{expected['weighted_specificity']:.3f}", f"{expected['weighted_f1']:.3f}", f"{expected['rare_errors']:.0f}", "-",
+        f"{expected['weighted_specificity']:.3f}", f"{expected['weighted_f1']:.3f}", f"{expected['rare_errors']:.0f}", "–",
     ]  # fmt: skip
+
+
+def test_the_report_of_a_papers_study_has_the_papers_table_and_another_has_none(tmp_path: Path) -> None:
+    study = example_study().model_copy(update={"name": "cbis_ddsm_resnet34_cbam_svm_small"})
+    report = build_report(write_example_run(tmp_path / "mine", study=study))
+    text = render(report).split('id="paper"')[1].split("</section>")[0]
+    svm = report.pooled.svm
+    assert svm is not None
+    assert "98.70" in text and f"{svm.accuracy.value:.3f} ({svm.accuracy.low:.2f} to {svm.accuracy.high:.2f})" in text
+    assert text.count(">this run<") == 1 and "the small version of the study" in text
+    assert "(!) ResNet-34 + CBAM + SVM: accuracy is 98.70 in the table and 97.47 in the abstract" in text
+    other = render(build_report(write_example_run(tmp_path / "other")))
+    assert 'id="paper"' not in other and "#paper" not in other
 
 
 def test_the_command_prints_what_is_there_and_refuses_half_a_call(

@@ -52,6 +52,10 @@ class Paper(Strict):
     data: str
     source: str
     positive: str
+    tested: Literal["pooled", "external"] = Field(
+        default="pooled",
+        description="external: the paper's figures are of a hospital that never trained, and so are ours",
+    )
     rare: list[str] = Field(default_factory=list, description="labels of the rare classes, where the paper counts them")
     rows: list[PublishedRow] = Field(min_length=1)
     contrast: dict[Literal["before", "after"], dict[str, Written]] | None = None
