@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from shared.schema import Name, Strict
+from shared.study_descriptors import Descriptor
 
 
 class Task(Strict):
@@ -21,10 +23,19 @@ class Task(Strict):
     unit: Literal["finding", "view", "image"] = Field(
         description="what one label belongs to: a finding, a whole view (positive if any finding is), or an image"
     )
+    descriptors: dict[Name, Descriptor] = Field(
+        default_factory=dict,
+        description="what else the network says of a lesion, by the descriptor's name; training.descriptor_weight must be given with it",
+    )
 
     @field_validator("classes")
     @classmethod
     def _by_name(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        return dict(sorted(value.items()))
+
+    @field_validator("descriptors")
+    @classmethod
+    def _descriptors_by_name(cls, value: dict[str, Descriptor]) -> dict[str, Descriptor]:
         return dict(sorted(value.items()))
 
     @model_validator(mode="after")
@@ -56,3 +67,12 @@ class Task(Strict):
             if wanted in {entry.lower() for entry in (labels or [name])}:
                 return index
         return None
+
+    @property
+    def descriptor_sizes(self) -> tuple[int, ...]:
+        """Number of values of each descriptor, in the order of the outputs."""
+        return tuple(len(one.values) for one in self.descriptors.values())
+
+    def described(self, attributes: Mapping[str, str]) -> tuple[int, ...]:
+        """Index of the value that a record with these attributes has of each descriptor; ABSENT where it has none."""
+        return tuple(one.index_of(attributes, name) for name, one in self.descriptors.items())

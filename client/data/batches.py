@@ -21,7 +21,8 @@ class Batches:
     """Batches (images, labels) of the rows `indices` of a store: one epoch each time it is iterated.
 
     images: (B, channels, S, S) float32 on `device`, in [0, 1], then normalised by the recipe's constants or by each image's own
-    mean and deviation; grey is repeated to the recipe's channels. labels: (B,) int64 on `device`.
+    mean and deviation; grey is repeated to the recipe's channels. labels: (B,) int64 on `device`, or (B, 1 + descriptors) where those that
+    were given have such rows.
 
     With `generator` (a CPU generator) the order is shuffled anew in each epoch and `augmentation` is applied; without it rows come in
     the order of `indices`, unchanged. The same generator state gives the same batches, whatever the device.
