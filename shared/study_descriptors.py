@@ -24,7 +24,7 @@ class Descriptor(Strict):
     attributes: list[str] = Field(
         default_factory=list,
         description="attributes of the data layouts that hold the word, e.g. mass_shape of cbis_ddsm or a column of a hospital's own "
-        "table; the first that a record has counts. None: the descriptor's own name",
+        "table (case does not matter); the first that a record has counts. None: the descriptor's own name",
     )
 
     @field_validator("values")
@@ -46,9 +46,14 @@ class Descriptor(Strict):
     def value_names(self) -> tuple[str, ...]:
         return tuple(self.values)
 
+    def word_of(self, attributes: Mapping[str, str], name: str) -> str:
+        """What a record with these attributes says of the descriptor called `name`, in lower case; empty where nothing."""
+        held = {one.lower(): value.strip().lower() for one, value in attributes.items()}
+        return next((held[one.lower()] for one in self.attributes or [name] if held.get(one.lower())), "")
+
     def index_of(self, attributes: Mapping[str, str], name: str) -> int:
         """Index of the value that a record with these attributes has of the descriptor called `name`; ABSENT where it has none."""
-        word = next((attributes[one] for one in self.attributes or [name] if attributes.get(one)), "").strip().lower()
+        word = self.word_of(attributes, name)
         for index, (value, words) in enumerate(self.values.items()):
             if word in {one.strip().lower() for one in (words or [value])}:
                 return index
