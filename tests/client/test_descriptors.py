@@ -20,7 +20,7 @@ from client.descriptors import Described, confusions, described, said_of
 from client.gate import Result, Task
 from client.losses import image_losses
 from client.policy import clamped
-from client.private.dp_sgd import DpSgd, PrivateConstants
+from client.private.dp_sgd import DpSgd, PrivateConstants, train_private_round
 from client.private.sampling import PatientSampler
 from client.roll import load_roll
 from client.site_folder import SiteFolder
@@ -199,6 +199,19 @@ def test_with_noise_the_gradient_of_all_heads_together_is_clipped(mode: Any) -> 
     mechanism.close()
     for (name, one), total in zip(found.items(), expected, strict=True):
         torch.testing.assert_close(one, total, rtol=0.0, atol=1e-10, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_a_private_round_trains_every_head_with_noise() -> None:
+    network, rows = Small(), np.arange(4)
+    before = {name: one.detach().clone() for name, one in network.named_parameters()}
+    targets = torch.full((4, 3), -1)  # nobody has a descriptor: what moves their head is the noise
+    targets[:, 0] = 1
+    train_private_round(
+        network, PatientSampler(rows, rows, rate=1.0), lambda some: (torch.rand((len(some), 3, 8, 8)), targets[some]), steps=1,
+        constants=PrivateConstants(sampling_rate=1.0, clipping_norm=0.3, noise_multiplier=1.0, normaliser=4.0),
+        training=training_of(), positive_index=1, image_shape=(3, 8, 8), seed=1, device=CPU, descriptor_sizes=SIZES,
+    )  # fmt: skip
+    assert all(bool((one != before[name]).all()) for name, one in network.named_parameters())
 
 
 def test_a_descriptor_is_learnt_although_half_of_the_images_lack_it() -> None:
