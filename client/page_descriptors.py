@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from client.descriptors import confusions, said_of
 from client.features import PartFeatures
-from shared.results import DescriptorResult, Estimate
+from shared.results import DESCRIPTOR_METRICS, DescriptorResult, Estimate
 from shared.study import Study
 
 #: Test images of which every descriptor is shown.
@@ -58,7 +58,7 @@ def descriptors_section(test: PartFeatures, study: Study, results: dict[str, Des
 def _descriptor(name: str, counts: list[list[int]], study: Study, result: DescriptorResult | None) -> dict[str, Any]:
     figures = None
     if result is not None:
-        figures = {key: _words(getattr(result, key)) for key in ("accuracy", "balanced_accuracy", "macro_f1")}
+        figures = {key: _words(getattr(result, key)) for key in DESCRIPTOR_METRICS}
     return {
         "name": name.replace("_", " "),
         "words": [value.replace("_", " ") for value in study.task.descriptors[name].values],

@@ -30,9 +30,9 @@ class Exported:
 def export_model(run: RunFolder, out: Path, *, weights_root: Path, head: bool = True) -> Exported:
     """Write the model after the last round, frozen layers included, under the names of its state_dict (.safetensors).
 
-    Without `head` the last linear layer is left out: a study that starts from the file begins with a random one. `weights_root` is
-    where a starting weights file of the run's study lies. Raises RunFolderError where no round is finished, InputError for another kind
-    of file, WeightsError, StorageError.
+    Without `head` the last linear layer is left out, and that of the descriptors: a study that starts from the file begins with random
+    ones. `weights_root` is where a starting weights file of the run's study lies. Raises RunFolderError where no round is finished,
+    InputError for another kind of file, WeightsError, StorageError.
     """
     from safetensors.torch import save_file
 
@@ -48,8 +48,9 @@ def export_model(run: RunFolder, out: Path, *, weights_root: Path, head: bool = 
         raise RunFolderError(f"{run.path}: no round is finished, so there is no trained model yet")
     network = build_network(study, weights_root=weights_root)
     load_travelling(network, unflatten(last.flat, start.manifest))
+    heads = (f"{network.head_name}.", "descriptors.")
     tensors = {
-        name: tensor.contiguous() for name, tensor in network.state_dict().items() if head or not name.startswith("fc.")
+        name: tensor.contiguous() for name, tensor in network.state_dict().items() if head or not name.startswith(heads)
     }
     hidden = out.with_name(f".{out.name}.partial")
     try:

@@ -17,6 +17,8 @@ Count = Annotated[int, Field(ge=0)]
 #: Metrics of one head, in the order of the tables. For two classes sensitivity, specificity, precision and F1 are of the positive
 #: class; for more classes so too (one against the rest), and `auc` is the mean of the one-against-rest AUCs.
 METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "auc")
+#: Of one descriptor of lesions.
+DESCRIPTOR_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 class Estimate(Strict):

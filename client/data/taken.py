@@ -11,6 +11,8 @@ from client.data.selection import Cohort
 from shared.study import Study
 from shared.study_descriptors import ABSENT
 
+_SHOWN = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Folded:
@@ -36,7 +38,9 @@ class Coverage:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{value} {count}" for value, count in self.by_value.items())
-        words = ", ".join(f"'{word}' {count}" for word, count in self.unlisted.items())
+        words = ", ".join(f"'{word}' {count}" for word, count in list(self.unlisted.items())[:_SHOWN])
+        if len(self.unlisted) > _SHOWN:
+            words += f" and {len(self.unlisted) - _SHOWN} other words"
         return f"{counts}; without: {self.absent}" + (f", of which in no value: {words}" if words else "")
 
 

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from server.report.how import HOW
 from server.report.schema import DescriptorFigures, DescriptorReport, Figure, PooledDescriptor, PooledFigure
 from shared.metrics.pooling import weighted_mean
-from shared.results import DescriptorResult, Estimate, Evaluated
+from shared.results import DESCRIPTOR_METRICS, DescriptorResult, Estimate, Evaluated
 from shared.study import Study
-
-_FIGURES = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 def descriptor_reports(
@@ -19,7 +17,7 @@ def descriptor_reports(
     """By the descriptor's name, in the study's order; of hospitals that sent an evaluation. Pooled are those that trained."""
     reports = {}
     for name, descriptor in study.task.descriptors.items():
-        found = {site: one.descriptors[name] for site, one in sorted(sites.items()) if name in (one.descriptors or {})}
+        found = {site: given[name] for site, one in sorted(sites.items()) if name in (given := one.descriptors or {})}
         values = list(descriptor.value_names)
         reports[name] = DescriptorReport(
             values=values,
@@ -36,7 +34,7 @@ def _figures(result: DescriptorResult, values: int) -> DescriptorFigures:
         patients=result.patients,
         images=result.images,
         by_value=counts if counts is not None and len(counts) == values else None,
-        **{name: _figure(getattr(result, name), result.images) for name in _FIGURES},
+        **{name: _figure(getattr(result, name), result.images) for name in DESCRIPTOR_METRICS},
     )
 
 
@@ -49,7 +47,7 @@ def _pooled(found: Mapping[str, DescriptorResult], study: Study) -> PooledDescri
         return None
     weights = [one.images for one in found.values()]
     figures = {}
-    for name in _FIGURES:
+    for name in DESCRIPTOR_METRICS:
         mean = weighted_mean(
             [getattr(one, name) for one in found.values()], weights, confidence=study.evaluation.confidence
         )

@@ -19,13 +19,15 @@ from client import gate, work
 from client.descriptors import Described, confusions, described, said_of
 from client.gate import Result, Task
 from client.losses import image_losses
+from client.own_runs import OwnFigures
 from client.policy import clamped
 from client.private.dp_sgd import DpSgd, PrivateConstants, train_private_round
 from client.private.sampling import PatientSampler
 from client.roll import load_roll
 from client.site_folder import SiteFolder
+from client.status import metric_lines
 from client.training import train_round
-from shared.errors import EgressError
+from shared.errors import EgressError, WeightsError
 from shared.messages import Instruction, Kind
 from shared.metrics.classification import confusion_counts
 from shared.metrics.descriptors import descriptor_figures, descriptor_result
@@ -109,6 +111,8 @@ def test_the_other_layers_are_those_without_descriptors_and_weights_without_them
     drawn = state["descriptors.weight"].clone()
     assert fit_weights(network, {key: value * 0.5 for key, value in bare.items()}) == frozenset(bare)
     assert torch.equal(network.state_dict()["descriptors.weight"], drawn)
+    with pytest.raises(WeightsError, match=r"trained with task\.descriptors: give the study the same, or export"):
+        fit_weights(plain, state)
     images = torch.rand((2, 3, 32, 32))
     network.eval()
     with torch.no_grad():
@@ -345,6 +349,8 @@ def test_a_hospital_trains_all_heads_and_reports_each(hospital: SiteFolder, resu
     assert evaluated.descriptors["corner"].balanced_accuracy.value is None  # only one value occurs
     page = (hospital.run_folder("run-1") / "evaluation.html").read_text()
     assert "Descriptors of the lesions" in page and f"{has} images: accuracy" in page
+    lines = metric_lines(OwnFigures(round=1, at="", evaluated=evaluated))
+    assert lines[-1].startswith(f"descriptor stripes, {has} images: accuracy 0.")
 
 
 def test_a_withdrawn_patients_descriptors_are_gone(hospital: SiteFolder, results: list[Result]) -> None:

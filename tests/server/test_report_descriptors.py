@@ -78,3 +78,9 @@ def test_the_page_has_a_section_only_where_there_are_descriptors(folder: RunFold
     assert "Without figures: harbour and hill" in section
     plain = render(build_report(write_example_run(tmp_path / "plain", study=example_study(rounds=1))))
     assert 'id="descriptors"' not in plain and "#descriptors" not in plain
+
+
+def test_where_counts_leave_with_noise_the_page_says_that_descriptors_stay(tmp_path: Path) -> None:
+    noised = {"resamples": 100, "baseline": False, "release": {"epsilon": 1}}
+    report = build_report(write_example_run(tmp_path / "noised", study=study_of(evaluation=noised)))
+    assert report.descriptors == {}
