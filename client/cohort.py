@@ -51,6 +51,12 @@ class OpenCohort:
         return self.roll.labels
 
     @property
+    def targets(self) -> NDArray[np.int64]:
+        """What is learnt of each image: class indices (N,), or (N, 1 + descriptors) where the study has descriptors."""
+        described = self.roll.descriptors
+        return np.column_stack((self.labels, described)) if described.shape[1] else self.labels
+
+    @property
     def patients(self) -> NDArray[np.int64]:
         return self.roll.patients
 
@@ -141,6 +147,7 @@ def _opened(
         keys=tuple(record.key for record in cohort.records),
         files=tuple((record.image, *record.masks) for record in cohort.records),
         labels=cohort.labels,
+        descriptors=cohort.descriptors,
         patients=cohort.patients,
         tags=tuple(tags.tag(record.patient) for record in cohort.records),
         pixels=tuple(tags.image(pixels) if pixels else "" for pixels in store.pixels),

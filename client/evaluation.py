@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.records import Part
+from client.descriptors import descriptor_results
 from client.features import PartFeatures
 from client.kept_scores import KeptScores, load_scores, save_scores
 from client.svm import FittedSvm, fit_svm
 from shared.errors import DataError, NonFiniteUpdateError
 from shared.metrics.bootstrap import head_result
 from shared.metrics.classification import Floats, Integers, Predictions
-from shared.results import Evaluated, HeadResult, SvmChoice
+from shared.results import DescriptorResult, Evaluated, HeadResult, SvmChoice
 from shared.study import Study
 from shared.study_head import SvmHead
 
@@ -55,7 +56,7 @@ def evaluate(
     if test.images == 0:
         raise DataError("the test part holds no image, so there is nothing to evaluate on; change the study's split")
     for name in ("train", "test"):
-        if not (np.isfinite(parts[name].features).all() and np.isfinite(parts[name].logits).all()):
+        if not _is_finite(parts[name]):
             raise NonFiniteUpdateError(
                 f"the global model gives features or logits of the {name} part that are not finite"
             )
@@ -92,6 +93,7 @@ def evaluate(
         svm=results.get("svm"),
         svm_paper=results.get("svm_paper"),
         svm_choice=choice,
+        descriptors=_descriptors(test, study, minimum_cell, seed),
         seconds={
             "features": features_seconds,
             "svm": fitted_at - start,
@@ -99,6 +101,18 @@ def evaluate(
             "total": features_seconds + end - start,
         },
     )
+
+
+def _is_finite(part: PartFeatures) -> bool:
+    described = part.described
+    values = [part.features, part.logits, *([described.logits] if described is not None else [])]
+    return all(bool(np.isfinite(one).all()) for one in values)
+
+
+def _descriptors(test: PartFeatures, study: Study, minimum_cell: int, seed: int) -> dict[str, DescriptorResult] | None:
+    if test.described is None:
+        return None
+    return descriptor_results(test.described, test.patients, study, minimum_cell=minimum_cell, seed=seed)
 
 
 def network_predictions(part: PartFeatures, study: Study) -> Predictions:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.descriptors import Described
+
 
 @dataclass(frozen=True, slots=True)
 class PartFeatures:
     """Backbone features and logits of N images, in a fixed order.
 
     `keys` are the records' keys, `features` (N, D), `logits` (N, outputs) before sigmoid or softmax, `labels` (N,)
-    class indices, `patients` (N,) ids. Raises ValueError where the lengths differ.
+    class indices, `patients` (N,) ids; `described` where the study has descriptors. Raises ValueError where the lengths differ.
     """
 
     keys: tuple[str, ...]
@@ -22,9 +24,12 @@ class PartFeatures:
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     patients: NDArray[Any]
+    described: Described | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("keys", "features", "logits", "labels", "patients")}
+        if self.described is not None:
+            lengths |= {"descriptors": len(self.described.values), "descriptors' logits": len(self.described.logits)}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"Expected as many rows in each field, but got {lengths}")
         if self.features.ndim != 2 or self.logits.ndim != 2:

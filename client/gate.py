@@ -339,11 +339,17 @@ def _check_prepared(prepared: Prepared, task: Task) -> None:
 
 
 def _check_cells(evaluated: Evaluated, task: Task) -> None:
-    """Histograms by the larger minimum of the study's and the site's."""
+    """Histograms and descriptors by the larger minimum of the study's and the site's; descriptors are the study's by name."""
     smallest = smallest_cell(task.study, task.profile.policy)
     for head in (evaluated.network, evaluated.svm, evaluated.svm_paper):
         if head is not None and head.histogram is not None and head.histogram.minimum_cell < smallest:
             raise EgressError(f"a histogram's cells count from {head.histogram.minimum_cell}, not from {smallest}")
+    described = task.study.task.descriptors
+    for name, result in (evaluated.descriptors or {}).items():
+        if name not in described or len(result.by_value or described[name].values) != len(described[name].values):
+            raise EgressError("a descriptor is none of the study's, or has other values")
+        if result.minimum_cell < smallest:
+            raise EgressError(f"a descriptor's cells count from {result.minimum_cell}, not from {smallest}")
 
 
 def _checked_update(update: Flat, task: Task) -> Array1D:

@@ -9,23 +9,65 @@ from torch import Tensor, nn
 
 from shared.errors import PrivacyError
 from shared.losses import focal_losses
+from shared.study_descriptors import ABSENT
 from shared.study_training import Training
 
-#: Logits (B, outputs) and class indices (B,) to the loss of each image, (B,), in float32 (float64 where the logits are).
+#: Logits (B, outputs) and class indices (B,) to the loss of each image, (B,), in float32 (float64 where the logits are). With
+#: descriptors their logits stand behind, (B, outputs + values of all), and so do their values' indices, (B, 1 + descriptors).
 ImageLosses = Callable[[Tensor, Tensor], Tensor]
 
 
-def image_losses(training: Training, *, positive_index: int, class_counts: Sequence[int] | None) -> ImageLosses:
-    """The study's loss, with its class weights.
+def image_losses(
+    training: Training,
+    *,
+    positive_index: int,
+    class_counts: Sequence[int] | None,
+    descriptor_sizes: Sequence[int] = (),
+) -> ImageLosses:
+    """The study's loss, with its class weights, and with what the descriptors add.
 
     `class_counts` are the images of each class in the training part, in the study's order; None in private training, where they must
-    play no part. Raises PrivacyError where the recipe needs them then.
+    play no part. `descriptor_sizes` are the numbers of values of the study's descriptors. Raises PrivacyError where the recipe needs the
+    counts then.
     """
     made = _LOSSES[training.loss](training, positive_index, class_counts)
-    if training.class_weights == "none":
+    if training.class_weights != "none":
+        weights = torch.tensor(balanced_weights(_known(class_counts)))
+        made = _weighed(made, weights)
+    if not descriptor_sizes:
         return made
-    weights = torch.tensor(balanced_weights(_known(class_counts)))
+    if training.descriptor_weight is None:
+        raise ValueError("expected training.descriptor_weight with descriptors")
+    return _with_descriptors(made, descriptor_sizes, training.descriptor_weight)
+
+
+def descriptor_losses(logits: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Mean over the H descriptors of each image's cross-entropy, `(B,)`, where a descriptor that the image lacks counts as 0.
+
+    `logits` `(B, sum of sizes)`, one block a descriptor; `values` `(B, H)` indices, ABSENT where the image lacks it. The denominator is H
+    for every image, so that no image's loss depends on another's.
+    """
+    logits = _precise(logits)
+    blocks = torch.split(logits, list(sizes), dim=1)
+    losses = [
+        nn.functional.cross_entropy(block, value, reduction="none", ignore_index=ABSENT)
+        for block, value in zip(blocks, values.unbind(1), strict=True)
+    ]
+    return torch.stack(losses).mean(0)
+
+
+def _weighed(made: ImageLosses, weights: Tensor) -> ImageLosses:
     return lambda logits, labels: made(logits, labels) * weights.to(labels.device)[labels]
+
+
+def _with_descriptors(made: ImageLosses, sizes: Sequence[int], weight: float) -> ImageLosses:
+    described = sum(sizes)
+
+    def losses(logits: Tensor, targets: Tensor) -> Tensor:
+        main, rest = logits[:, :-described], logits[:, -described:]
+        return made(main, targets[:, 0]) + weight * descriptor_losses(rest, targets[:, 1:], sizes)
+
+    return losses
 
 
 def losses_of(logits: Tensor, labels: Tensor, *, positive_index: int) -> Tensor:

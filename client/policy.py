@@ -40,6 +40,8 @@ def clamped(evaluated: Evaluated, policy: Policy) -> Evaluated:
         changes[name] = _head(head, allowed) if head is not None and "svm" in allowed else None
     if "svm" not in allowed:
         changes["svm_choice"] = None
+    if "descriptors" not in allowed:
+        changes["descriptors"] = None
     return evaluated.model_copy(update=changes)
 
 

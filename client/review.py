@@ -9,6 +9,7 @@ from pydantic import Field
 from client import chained_models
 from client.approvals import published_study, runs_made
 from client.data.selection import Cohort
+from client.data.taken import coverage, folded
 from client.leaving import names_that_leave
 from client.own_network import OwnNetwork, build_own
 from client.policy import require_within, smallest_cell
@@ -26,6 +27,7 @@ from shared.schema import Strict
 from shared.signing import PublicKey
 from shared.study import Study
 from shared.study_model import WeightsFile
+from shared.study_task import Task
 
 NEVER = (
     "images, masks, tables and file names; names, ids and dates of patients; the score, feature vector or map of a single image; support "
@@ -177,6 +179,13 @@ def _what_is_trained(looking: _Looking) -> Section:
         rows.append((f"Stage {number}", f"{stage.rounds} rounds, in which {held}"))
     rows.append(("Starts from", _starts_from(study, network)))
     rows.extend((f"Built on ({key})", said) for key, said in looking.built_on)
+    if study.task.descriptors:
+        rows.append(
+            (
+                "Descriptors",
+                f"{', '.join(study.task.descriptors)}: further outputs, weighed {study.training.descriptor_weight:g}",
+            )
+        )
     if study.head is not None:
         stays = "it and its figures stay here" if study.privacy is not None else "it never leaves"
         rows.append(("Also", f"an SVM on the trained network's features, fitted here; {stays}"))
@@ -219,9 +228,14 @@ def _patients(study: Study, profile: Profile) -> list[tuple[str, str]]:
         ("Selected", f"records whose {chosen}" if chosen else "all records"),
         ("One label is of", f"a {task.unit}" if task.unit != "image" else "an image"),
     ]
-    for name, labels in task.classes.items():
+    for index, (name, labels) in enumerate(task.classes.items()):
         positive = " (the positive class)" if name == task.positive_class else ""
         rows.append((f"Class {name}{positive}", f"records labelled {' or '.join(labels or [name])}"))
+        if below := _below(task, index):
+            rows.append(("", f"and, by the study's hierarchy, records labelled {', '.join(below)}"))
+    for name, one in task.descriptors.items():
+        held = f" (from {' or '.join(one.attributes)})" if one.attributes else ""
+        rows.append((f"Descriptor {name}", f"also learnt where a record has it{held}: {', '.join(one.values)}"))
     if data.balanced is not None:
         fewer = "refuses" if data.balanced.if_fewer == "refuse" else "takes as many of each as the smallest class has"
         rows.append(("Drawn", f"{data.balanced.per_class} {task.unit}s of every class; with fewer, the study {fewer}"))
@@ -243,6 +257,15 @@ def _patients(study: Study, profile: Profile) -> list[tuple[str, str]]:
     return rows
 
 
+def _below(task: Task, index: int) -> list[str]:
+    """Labels that no class lists, and that the hierarchy takes to this one."""
+    return [
+        label
+        for label in task.hierarchy
+        if (place := task.placed(label)) is not None and place.index == index and place.listed != label
+    ]
+
+
 def _counted(looking: _Looking) -> tuple[list[tuple[str, str]], Patients | None, list[str]]:
     """How many are reached, from the tables alone; the patients' tags; and what would stop the study."""
     from client.cohort import selected
@@ -256,6 +279,8 @@ def _counted(looking: _Looking) -> tuple[list[tuple[str, str]], Patients | None,
         (f"In {part}", f"{cohort.patients_in(rows)} patients, {len(rows)} {looking.study.task.unit}s")
         for part, rows in cohort.parts.items()
     ]
+    rows += [("By the hierarchy", f"{one}") for one in folded(cohort, looking.study)]
+    rows += [(f"With {one.name}", f"{one}") for one in coverage(cohort, looking.study)]
     if cohort.left_out:
         rows.append(("Left out", f"{cohort.left_out} records whose label is in no class"))
     return (

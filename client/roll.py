@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from client.data.records import Part
 from client.data.splits import PARTS
 from shared.private_file import write_private
+from shared.study_descriptors import ABSENT
 
 _FILE = "cohort.npz"
 
@@ -24,10 +25,10 @@ _FILE = "cohort.npz"
 class Roll:
     """N rows of the prepared images in the file `images`; `parts` hold ascending rows, of readable images only.
 
-    `labels` (N,) are class indices, `patients` (N,) codes, `tags` the patients' and `pixels` the images'
-    (`client.withdrawn.Tags`; empty where nothing is known), `readable` (N,) bool, `metadata` (N, M) what the network is told besides the
-    image, `files` each record's image and then its masks. A row
-    of a patient who has withdrawn since is empty, and in no part.
+    `labels` (N,) are class indices, `descriptors` (N, D) indices of the study's descriptors (ABSENT where a record lacks one), `patients`
+    (N,) codes, `tags` the patients' and `pixels` the images' (`client.withdrawn.Tags`; empty where nothing is known), `readable` (N,)
+    bool, `metadata` (N, M) what the network is told besides the image, `files` each record's image and then its masks. A row of a patient
+    who has withdrawn since is empty, and in no part.
     """
 
     study: str
@@ -35,6 +36,7 @@ class Roll:
     keys: tuple[str, ...]
     files: tuple[tuple[Path, ...], ...]
     labels: NDArray[np.int64]
+    descriptors: NDArray[np.int64]
     patients: NDArray[np.int64]
     tags: tuple[str, ...]
     pixels: tuple[str, ...]
@@ -76,6 +78,8 @@ class Roll:
         labels[gone], patients[gone], readable[gone] = 0, -1, False
         metadata = self.metadata.copy()
         metadata[gone] = 0
+        descriptors = self.descriptors.copy()
+        descriptors[gone] = ABSENT
         return replace(
             self,
             keys=tuple("" if empty else key for key, empty in zip(self.keys, gone, strict=True)),
@@ -83,6 +87,7 @@ class Roll:
             tags=tuple("" if empty else tag for tag, empty in zip(self.tags, gone, strict=True)),
             pixels=tuple("" if empty else image for image, empty in zip(self.pixels, gone, strict=True)),
             labels=labels,
+            descriptors=descriptors,
             patients=patients,
             readable=readable,
             metadata=metadata,
@@ -105,6 +110,7 @@ def load_roll(run_folder: Path) -> Roll | None:
                 keys=tuple(stored["keys"].tolist()),
                 files=tuple(tuple(Path(path) for path in json.loads(row)) for row in stored["files"].tolist()),
                 labels=stored["labels"],
+                descriptors=stored["descriptors"],
                 patients=stored["patients"],
                 tags=tuple(stored["tags"].tolist()),
                 pixels=tuple(stored["pixels"].tolist()) if "pixels" in stored else ("",) * len(stored["tags"]),
@@ -126,6 +132,7 @@ def save_roll(run_folder: Path, roll: Roll) -> None:
         "keys": np.array(roll.keys, dtype=np.str_),
         "files": np.array([json.dumps([str(path) for path in files]) for files in roll.files], dtype=np.str_),
         "labels": roll.labels,
+        "descriptors": roll.descriptors,
         "patients": roll.patients,
         "tags": np.array(roll.tags, dtype=np.str_),
         "pixels": np.array(roll.pixels, dtype=np.str_),

@@ -14,7 +14,7 @@ from client.site_folder import Progress, SiteFolder
 from client.withdrawn import withdrawn
 from shared.errors import InputError
 from shared.release import Release
-from shared.results import METRICS, Estimate
+from shared.results import DESCRIPTOR_METRICS, METRICS, Estimate
 from shared.schema import Strict
 
 _PAGE = "evaluation.html"
@@ -139,12 +139,15 @@ def results(folder: SiteFolder, run: str | None = None) -> list[ResultLine]:
 
 
 def metric_lines(figures: OwnFigures) -> list[str]:
-    """One line a metric: name, then value and interval of the network and, where there is one, of the SVM."""
+    """One line a metric: name, then value and interval of the network and, where there is one, of the SVM; then one a descriptor."""
     heads = [("network", figures.evaluated.network), ("SVM", figures.evaluated.svm)]
     lines = []
     for name in METRICS:
         told = [f"{title} {_estimate(getattr(head, name))}" for title, head in heads if head is not None]
         lines.append(f"{name.replace('_', ' ')}: {', '.join(told)}")
+    for name, found in (figures.evaluated.descriptors or {}).items():
+        told = [f"{figure.replace('_', ' ')} {_estimate(getattr(found, figure))}" for figure in DESCRIPTOR_METRICS]
+        lines.append(f"descriptor {name}, {found.images} images: {', '.join(told)}")
     return lines
 
 

@@ -29,7 +29,8 @@ from shared.study_training import Training
 
 Precision = Literal["fp32", "bf16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
-#: One epoch each time it is iterated: images (B, C, H, W) and class indices (B,), both on the device.
+#: One epoch each time it is iterated: images (B, C, H, W) and class indices (B,), both on the device; in a study with descriptors
+#: (B, 1 + descriptors), the class first.
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -99,7 +100,10 @@ def optimiser_of(network: nn.Module, training: Training) -> torch.optim.Optimize
     return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
 
 
-def _correct(logits: Tensor, labels: Tensor, positive_index: int) -> Tensor:
+def _correct(logits: Tensor, targets: Tensor, positive_index: int, described: int) -> Tensor:
+    """How many classes are right; the last `described` logits and all but the first target are of the descriptors."""
+    labels = targets if targets.ndim == 1 else targets[:, 0]
+    logits = logits[:, : logits.shape[1] - described]
     if logits.shape[1] == 1:
         return ((logits.squeeze(1) > 0) == (labels == positive_index)).sum()
     return (logits.argmax(1) == labels).sum()
@@ -120,13 +124,15 @@ def train_round(
     optimiser_state: Path | None = None,
     progress: Callable[[int, int, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    descriptor_sizes: Sequence[int] = (),
 ) -> TrainingResult:
     """Train `network` in place for `epochs` (the study's `local_epochs` where None) passes over `batches`.
 
     `class_counts` are the images of each class in the training part, in the study's order. `seed` fixes dropout; torch's global
     generators are left as they were. With `optimiser_state: keep` in the study the optimiser goes on from the file `optimiser_state`
     where it exists, and is written to it at the end. `progress(step, steps, loss)` is called after each step (`steps` is 0 where
-    `batches` has no length). A batch of a single image is left out where batch norm is trained: it has no variance.
+    `batches` has no length). `descriptor_sizes` are the numbers of values of the study's descriptors. A batch of a single image is left
+    out where batch norm is trained: it has no variance.
 
     Raises NonFiniteUpdateError where the loss or the weights end in NaN or infinity, DataError where there was no batch to train on,
     TrainingStopped where `stop` returned True, WeightsError for a damaged `optimiser_state`; only after the last check is that file
@@ -139,7 +145,9 @@ def train_round(
     keep = optimiser_state if training.optimiser_state == "keep" else None
     if keep is not None and keep.exists():
         optimiser_file.load(optimiser, keep)
-    losses = image_losses(training, positive_index=positive_index, class_counts=class_counts)
+    losses = image_losses(
+        training, positive_index=positive_index, class_counts=class_counts, descriptor_sizes=descriptor_sizes
+    )
     count = training.local_epochs if epochs is None else epochs
     if count is None:
         raise ValueError("the study gives no local_epochs, so epochs must be given")
@@ -159,7 +167,7 @@ def train_round(
                     continue
                 optimiser.zero_grad(set_to_none=True)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    logits = network(x.to(device, non_blocking=True).contiguous(memory_format=layout))
+                    logits = network.every_head(x.to(device, non_blocking=True).contiguous(memory_format=layout))
                 y = y.to(device, non_blocking=True)
                 # By the number of images, not by the sum of class weights, which would undo them in a batch of one class.
                 loss = losses(logits, y).mean()
@@ -167,7 +175,7 @@ def train_round(
                 optimiser.step()
                 with torch.no_grad():
                     loss_sum += loss.double() * len(y)
-                    correct += _correct(logits, y, positive_index)
+                    correct += _correct(logits, y, positive_index, sum(descriptor_sizes))
                 seen += len(y)
                 steps += 1
                 if progress is not None:

@@ -21,6 +21,7 @@ from client.data.batches import Batches
 from client.data.contrast import effect_of
 from client.data.records import Part
 from client.data.splits import PARTS
+from client.descriptors import described
 from client.device import chosen_device, device_name, limit_memory
 from client.evaluation import evaluate, network_predictions
 from client.features import PartFeatures
@@ -32,6 +33,7 @@ from client.noised_evaluation import noised_evaluation
 from client.own_runs import keep_figures, on_record
 from client.page import write_page
 from client.page_contrast import contrast_section
+from client.page_descriptors import descriptors_section
 from client.policy import time_is_up
 from client.private.dp_sgd import PrivateConstants, train_private_round
 from client.private.sampling import PatientSampler
@@ -138,7 +140,7 @@ class _Bench:
         training = shuffled_by is not None
         return Batches(
             self.cohort.store,
-            self.cohort.labels,
+            self.cohort.targets,
             self.cohort.parts[part],
             recipe=study.preprocessing,
             batch_size=(study.training.batch_size if training else None) or EVALUATION_BATCH,
@@ -161,6 +163,7 @@ class _Bench:
             logits=logits,
             labels=self.cohort.labels[rows],
             patients=self.cohort.patients[rows],
+            described=described(self.network, features, self.cohort.roll.descriptors[rows], device=self.device),
         )
 
 
@@ -219,6 +222,7 @@ def _train(bench: _Bench, over: Callable[[], bool]) -> Result:
             optimiser_state=_optimiser_state(bench) if training.optimiser_state == "keep" else None,
             progress=lambda done, total, loss: _show(task, "train", done, total, loss),
             stop=over,
+            descriptor_sizes=study.task.descriptor_sizes,
         )
     except TrainingStopped:
         raise _too_long(task) from None
@@ -276,6 +280,7 @@ def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
             optimiser_state=_optimiser_state(bench) if training.optimiser_state == "keep" else None,
             progress=lambda done, total: _show(task, "train", done, total),
             stop=over,
+            descriptor_sizes=study.task.descriptor_sizes,
         )
     except TrainingStopped:
         raise _too_long(task) from None
@@ -381,8 +386,16 @@ def _keep(bench: _Bench, parts: dict[Part, PartFeatures], evaluated: Evaluated) 
         seed=derived_seed("page", task.study.seed, task.profile.site),
         image_of=_pictures(bench),
         heat=_heat(bench),
-        sections=_sections(bench),
+        sections=[*_descriptors(parts["test"], bench, evaluated), *_sections(bench)],
     )
+
+
+def _descriptors(test: PartFeatures, bench: _Bench, evaluated: Evaluated) -> list[Markup]:
+    if test.described is None:
+        return []
+    study, site = bench.task.study, bench.task.profile.site
+    seed = derived_seed("descriptors", study.seed, site)
+    return [descriptors_section(test, study, evaluated.descriptors or {}, seed=seed)]
 
 
 def _sections(bench: _Bench) -> list[Markup]:

@@ -40,9 +40,10 @@ def export_model(
     In place of the last round's, the model `after_round`, where it is kept.
 
     The file says which run it comes from, of which study, and which runs taught the models that this study named
-    (`shared.provenance`); the same run gives the same bytes. Without `head` the last linear layer is left out: a study that starts from the
-    file begins with a random one. `weights_root` is where the weights files that the run's study names lie. Raises RunFolderError where
-    no round is finished or that round's model is not kept, InputError for another kind of file, WeightsError, StorageError.
+    (`shared.provenance`); the same run gives the same bytes. Without `head` the last linear layer is left out, and that of the
+    descriptors: a study that starts from the file begins with random ones. `weights_root` is where the weights files that the run's study
+    names lie. Raises RunFolderError where no round is finished or that round's model is not kept, InputError for another kind of file,
+    WeightsError, StorageError.
     """
     from safetensors.torch import save
 
@@ -60,8 +61,9 @@ def export_model(
     flat = model_after(run, number, start.manifest)
     network = build_network(study, weights_root=weights_root)
     load_travelling(network, unflatten(flat, start.manifest))
+    heads = (f"{network.head_name}.", "descriptors.")
     tensors = {
-        name: tensor.contiguous() for name, tensor in network.state_dict().items() if head or not name.startswith("fc.")
+        name: tensor.contiguous() for name, tensor in network.state_dict().items() if head or not name.startswith(heads)
     }
     provenance = Provenance(
         study=run.study_data(), run=run.run_id(), round=number, ancestors=ancestors(study, weights_root)

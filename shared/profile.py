@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shared.errors import ProfileError
 from shared.exact import WrittenExact, WrittenShare
@@ -19,7 +19,7 @@ from shared.schema import Name, Strict
 from shared.yaml_source import read_yaml, validate
 
 #: Groups of figures that a hospital can keep to itself.
-Output = Literal["network", "svm", "baseline", "gain", "classes", "histogram"]
+Output = Literal["network", "svm", "baseline", "gain", "classes", "histogram", "descriptors"]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -60,11 +60,26 @@ class SiteData(Strict):
         default=None,
         description="layout dicom_folder without a labels.csv: keyword of the header field that holds the label, e.g. SeriesDescription",
     )
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="the hospital's own labels, each with the label of docs/layouts.md or of the study that it means; case does not matter",
+    )
     part: ArtificialPart | None = Field(
         default=None,
         description="only this part of the patients, where one published set stands for several sites: every report says so",
     )
     unreadable: Literal["stop", "skip"] = Field(default="stop", description="what to do at an image that can't be read")
+
+    @field_validator("labels")
+    @classmethod
+    def _one_meaning(cls, value: dict[str, str]) -> dict[str, str]:
+        seen: dict[str, str] = {}
+        for own, label in value.items():
+            if not own.strip() or not label.strip():
+                raise ValueError(f"a label is empty: '{own}' means '{label}'")
+            if seen.setdefault(own.strip().lower(), label) != label:
+                raise ValueError(f"'{own}' means two labels, {seen[own.strip().lower()]} and {label}")
+        return value
 
 
 class LifetimeBudget(Strict):
@@ -104,7 +119,8 @@ class Policy(Strict):
     allowed_outputs: list[Output] = Field(
         default_factory=lambda: list(get_args(Output)),
         description="which figures may leave besides counts: `network` and `svm` (figures of each head; without `network` no evaluation "
-        "leaves), `baseline` (the round-0 model's), `gain` (final minus round 0), `classes` (figures by class), `histogram` (of scores)",
+        "leaves), `baseline` (the round-0 model's), `gain` (final minus round 0), `classes` (figures by class), `histogram` (of scores), "
+        "`descriptors` (figures of lesion descriptors)",
     )
 
 

@@ -17,6 +17,8 @@ Count = Annotated[int, Field(ge=0)]
 #: Metrics of one head, in the order of the tables. For two classes sensitivity, specificity, precision and F1 are of the positive
 #: class; for more classes so too (one against the rest), and `auc` is the mean of the one-against-rest AUCs.
 METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "auc")
+#: Of one descriptor of lesions.
+DESCRIPTOR_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 class Estimate(Strict):
@@ -103,6 +105,31 @@ class HeadResult(Strict):
         return self
 
 
+class DescriptorResult(Strict):
+    """One descriptor of lesions, on the test images that have it. Left out where these are fewer than the minimum cell."""
+
+    images: Count
+    patients: Count
+    by_value: list[Count] | None = Field(
+        description="images of each value, in the study's order; None where a value has some, but fewer than the minimum cell"
+    )
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    macro_f1: Estimate
+    minimum_cell: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> DescriptorResult:
+        if self.images < self.minimum_cell:
+            raise ValueError(f"figures of {self.images} images, fewer than the minimum cell {self.minimum_cell}")
+        if self.by_value is not None:
+            if any(0 < count < self.minimum_cell for count in self.by_value):
+                raise ValueError(f"a value counts fewer than {self.minimum_cell} images but not none")
+            if sum(self.by_value) != self.images:
+                raise ValueError(f"the values count {sum(self.by_value)} images, but there are {self.images}")
+        return self
+
+
 class SvmChoice(Strict):
     """What the grid search chose."""
 
@@ -125,6 +152,9 @@ class Evaluated(Strict):
         default=None, description="the SVM with the study's C and gamma as given, where a grid was searched"
     )
     svm_choice: SvmChoice | None = None
+    descriptors: dict[Name, DescriptorResult] | None = Field(
+        default=None, description="by name; None in a study without descriptors, and where only noised counts leave"
+    )
     seconds: dict[Literal["features", "svm", "metrics", "total"], float]
 
 
@@ -160,7 +190,7 @@ class Prepared(Strict):
 
 
 class Epoch(Strict):
-    """Mean training loss and accuracy over one local epoch."""
+    """Mean training loss (with the descriptors' share) and accuracy over one local epoch."""
 
     loss: float
     accuracy: float

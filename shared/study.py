@@ -73,6 +73,8 @@ class Study(Strict):
     def _check(self) -> Study:
         if self.training.loss == "binary_cross_entropy" and len(self.task.classes) != 2:
             raise ValueError(f"binary_cross_entropy needs two classes, but the study has {len(self.task.classes)}")
+        if bool(self.task.descriptors) != (self.training.descriptor_weight is not None):
+            raise ValueError("training.descriptor_weight must be given with task.descriptors, and only then")
         self.augmentation.require_fits(self.preprocessing.size)
         self._check_metadata()
         self._check_stages()

@@ -40,6 +40,38 @@ A study runs in a second domain by another profile alone. What has to hold:
 
 `configs/busi_resnet18.yaml` is such a study: with `sites/busi/baheya` it runs on breast ultrasound, with `sites/demo/anna` on mammograms.
 
+# Labels that no class lists
+
+`task.hierarchy` says which label stands above which. A label that no class lists is taken to the class of its nearest ancestor that one
+lists; so a hospital with finer diagnoses takes part without changing its tables:
+
+    classes:
+      mel: [mel]
+      bkl: [bkl]
+      unk: [unk, benign, malignant, indeterminate]    # whatever else there is
+    hierarchy: isic                                   # or label: label above it, one a line
+
+`isic` is written out when the study is read, so that the digest covers every line of it; `shared/diagnosis_vocabularies.py` has the sources
+and says what is a matter of opinion. To decide otherwise, list the label in a class: the nearest one counts. Words of a hospital's own go
+into its profile (`data.labels`), which is never sent. `consilium-site check` and `review` count every label that was taken somewhere.
+
+# Descriptors of lesions
+
+Beside the class a network can learn descriptors (shape, margin, ...): for each a linear head on the same features.
+
+    task:
+      descriptors:
+        shape:
+          attributes: [shape, mass_shape]             # columns of the hospital's table, or attributes of the layout
+          values: {irregular: [], oval: [oval], round: [round]}
+    training:
+      descriptor_weight: 0.5
+
+An image's loss is that of its class plus `descriptor_weight` times the mean, over all descriptors, of their cross-entropies; one that the
+image lacks counts as 0. It depends on that image alone, so descriptors may stand in a private study: the gradient of all heads together is
+clipped and noised. Figures of each descriptor leave in plain studies only (none of fewer test images than the minimum cell); where counts
+leave with noise, they stay in the hospital's own page.
+
 # What becomes of the pixels
 
 In this order, the first five once for the cache, the others for each batch on the device:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from shared.schema import Name, Strict
+from shared.study_descriptors import Descriptor
+from shared.study_hierarchy import Placed, ordered, placed, spelled, written_out
 
 
 class Task(Strict):
     """What is told apart. `classes` maps each class to the labels of the data layouts that mean it (case does not matter).
 
-    A record whose label stands in no class is left out and counted. The outputs are in the order of the classes' names, whatever their
+    A record whose label stands in no class is taken to the class of its nearest ancestor in `hierarchy`; one that has none is left out and
+    counted. The outputs are in the order of the classes' names, whatever their
     order in the file: the digest is over JSON with sorted keys, and must not leave two meanings to one approval.
     """
 
@@ -25,6 +29,15 @@ class Task(Strict):
         default_factory=list,
         description="classes whose false positives and false negatives reports add up apart; they are trained like the others",
     )
+    hierarchy: dict[str, str] = Field(
+        default_factory=dict,
+        description="the label above each label, for labels that no class lists (case does not matter); or the name of one that comes with "
+        "the release, which is then written out in full and part of the digest: `isic`",
+    )
+    descriptors: dict[Name, Descriptor] = Field(
+        default_factory=dict,
+        description="what else the network says of a lesion, by the descriptor's name; training.descriptor_weight must be given with it",
+    )
 
     @field_validator("classes")
     @classmethod
@@ -35,6 +48,21 @@ class Task(Strict):
     @classmethod
     def _in_one_order(cls, value: list[str]) -> list[str]:
         return sorted(set(value))
+
+    @field_validator("hierarchy", mode="before")
+    @classmethod
+    def _written_out(cls, value: Any) -> Any:
+        return written_out(value)
+
+    @field_validator("hierarchy")
+    @classmethod
+    def _ordered(cls, value: dict[str, str]) -> dict[str, str]:
+        return ordered(value)
+
+    @field_validator("descriptors")
+    @classmethod
+    def _descriptors_by_name(cls, value: dict[str, Descriptor]) -> dict[str, Descriptor]:
+        return dict(sorted(value.items()))
 
     @model_validator(mode="after")
     def _check(self) -> Task:
@@ -50,7 +78,7 @@ class Task(Strict):
         seen: dict[str, str] = {}
         for name, labels in self.classes.items():
             for label in labels or [name]:
-                other = seen.setdefault(label.lower(), name)
+                other = seen.setdefault(spelled(label), name)
                 if other != name:
                     raise ValueError(f"label '{label}' stands in two classes, {other} and {name}")
         return self
@@ -67,10 +95,25 @@ class Task(Strict):
     def rare_indices(self) -> tuple[int, ...]:
         return tuple(self.class_names.index(name) for name in self.rare_classes)
 
+    def placed(self, label: str) -> Placed | None:
+        """Class of a label, and the label through which it has it; None where neither it nor an ancestor stands in a class."""
+        listed = {
+            spelled(one): index
+            for index, (name, labels) in enumerate(self.classes.items())
+            for one in (labels or [name])
+        }
+        return placed(label, listed, self.hierarchy)
+
     def class_of(self, label: str) -> int | None:
-        """Index of the class that `label` means, or None where no class lists it."""
-        wanted = label.strip().lower()
-        for index, (name, labels) in enumerate(self.classes.items()):
-            if wanted in {entry.lower() for entry in (labels or [name])}:
-                return index
-        return None
+        """Index of the class that `label` means, or None where it means none."""
+        found = self.placed(label)
+        return None if found is None else found.index
+
+    @property
+    def descriptor_sizes(self) -> tuple[int, ...]:
+        """Number of values of each descriptor, in the order of the outputs."""
+        return tuple(len(one.values) for one in self.descriptors.values())
+
+    def described(self, attributes: Mapping[str, str]) -> tuple[int, ...]:
+        """Index of the value that a record with these attributes has of each descriptor; ABSENT where it has none."""
+        return tuple(one.index_of(attributes, name) for name, one in self.descriptors.items())

@@ -79,6 +79,13 @@ class Training(Strict):
     class_weights: Literal["none", "balanced"] = Field(
         default="none", description="balanced: weights from the site's own class counts"
     )
+    descriptor_weight: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="w in an image's loss + w x mean over the descriptors of their cross-entropy, 0 where the image has none; "
+        "with task.descriptors only, and must be given there",
+    )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
 

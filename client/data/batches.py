@@ -24,7 +24,8 @@ class Batches:
     images: (B, channels, S, S) float32 on `device`, in [0, 1], then normalised by the recipe's constants or by each image's own
     mean and deviation; grey is repeated to the recipe's channels. Where the recipe has a mask, one more plane comes behind them, of 0
     and 1: it moves with the image, and nothing else changes it. `metadata` (N, M), one row an image of the store, come last as one plane
-    (`shared.models.inputs`), where M is not 0. labels: (B,) int64 on `device`.
+    (`shared.models.inputs`), where M is not 0. labels: (B,) int64 on `device`, or (B, 1 + descriptors) where those that were given have
+    such rows.
 
     With `generator` (a CPU generator) the order is shuffled anew in each epoch and `augmentation` is applied; without it rows come in
     the order of `indices`, unchanged. The same generator state gives the same batches, whatever the device.

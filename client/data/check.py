@@ -20,6 +20,7 @@ from client.data.records import Holding, Problem, Record
 from client.data.registry import adapter_named, read_holding
 from client.data.selection import Cohort, choose
 from client.data.splits import PARTS
+from client.data.taken import coverage, folded
 from shared.errors import ConsiliumError
 from shared.profile import Profile
 from shared.study import Study
@@ -165,6 +166,10 @@ def _print_cohort(cohort: Cohort, study: Study, console: Console) -> None:
         members = [indices[cohort.labels[indices] == index] for indices in groups]
         table.add_row(name, *(f"{len(own)} ({cohort.patients_in(own)})" for own in members))
     console.print(table)
+    for one in folded(cohort, study):
+        _say(console, f"By the study's hierarchy: {one}", style="yellow")
+    for described in coverage(cohort, study):
+        _say(console, f"Descriptor {described.name}: {described}")
     if cohort.left_out:
         _say(console, f"Left out, as their label is in no class of the study: {cohort.left_out}")
     if cohort.classes_left_out:

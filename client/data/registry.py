@@ -14,6 +14,7 @@ from client.data.ham10000 import Ham10000
 from client.data.image_folder import ImageFolder
 from client.data.isic2019 import Isic2019
 from client.data.medmnist import MedMnist
+from client.data.own_words import in_studies_words
 from client.data.records import Adapter, Configurable, Holding, Unit
 from client.data.splits import draw_key
 from shared.errors import DataError, ProfileError
@@ -56,12 +57,13 @@ def adapter_for(data: SiteData) -> Adapter:
 
 
 def read_holding(data: SiteData, *, unit: Unit) -> Holding:
-    """Read a profile's data in its layout, problems and all; where the profile names a part, its patients only.
+    """Read a profile's data in its layout, problems and all, with labels as studies name them; of a part, its patients only.
 
     Raises ProfileError for an unknown layout, a setting that it lacks, or a stand-in for the patient that the profile does not name (every
     report repeats what it names); DataError where the data is not of that layout.
     """
-    holding = _part_of(adapter_for(data)(Path(data.root), unit=unit), data.part)
+    read = in_studies_words(adapter_for(data)(Path(data.root), unit=unit), data.labels)
+    holding = _part_of(read, data.part)
     stand_in = holding.patient_stand_in
     if stand_in is not None and stand_in != data.patient_stand_in:
         said = "nothing" if data.patient_stand_in is None else f"'{data.patient_stand_in}'"

@@ -28,7 +28,8 @@ class Cohort:
     `labels` (N,) int64 are class indices, `patients` (N,) int64 are codes 0 ... P-1 in the order of the patients' ids, `parts` maps each
     part to ascending indices into `records`; the parts are disjoint by patient and together hold every record. `left_out` counts
     selected records whose label stands in no class; `classes_left_out` names classes that this hospital can't serve
-    (`data.scarce_classes: leave_out`). Arrays are read-only.
+    (`data.scarce_classes: leave_out`). `descriptors` (N, D) int64 are the indices of each record's descriptors, ABSENT where it lacks one.
+    Arrays are read-only.
     """
 
     records: tuple[Record, ...]
@@ -37,6 +38,7 @@ class Cohort:
     parts: Mapping[Part, Indices]
     left_out: int
     problems: tuple[Problem, ...]
+    descriptors: NDArray[np.int64]
     classes_left_out: tuple[str, ...] = ()
 
     def patients_in(self, indices: Indices) -> int:
@@ -223,10 +225,12 @@ def _divide(
         records = tuple(record for record, stays in zip(records, staying, strict=True) if stays)
         labels = labels[staying]
         patients = np.unique(patients[staying], return_inverse=True)[1].astype(np.int64).reshape(-1)
-    for array in (labels, patients, *parts.values()):
+    described = np.array([study.task.described(record.attributes) for record in records], dtype=np.int64)
+    descriptors = described.reshape(len(records), len(study.task.descriptors))
+    for array in (labels, patients, descriptors, *parts.values()):
         array.setflags(write=False)
     left = tuple(study.task.class_names[index] for index in sorted(dropped))
-    return Cohort(records, labels, patients, parts, left_out, problems, left)
+    return Cohort(records, labels, patients, parts, left_out, problems, descriptors, left)
 
 
 def _scarce(cohort: Cohort, study: Study, dropped: Sequence[int]) -> dict[int, str]:

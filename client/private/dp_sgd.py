@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -36,13 +36,14 @@ from client.private.requirements import (
 from client.private.sampling import PatientSampler
 from client.training import TrainingStopped, optimiser_of, seeded
 from shared.errors import NonFiniteUpdateError, PrivacyError
-from shared.models.network import Network
+from shared.models.network import EveryHead, Network
 from shared.models.state import travelling
 from shared.study_training import Training
 
 log = logging.getLogger("consilium.site")
 
-#: Rows (B,) to images (B * K, C, H, W) on the device, K augmentations of each consecutive, and their class indices (B * K,).
+#: Rows (B,) to images (B * K, C, H, W) on the device, K augmentations of each consecutive, and their class indices (B * K,)
+#: or, with descriptors, (B * K, 1 + descriptors).
 Load = Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]]
 
 
@@ -98,12 +99,13 @@ class DpSgd:
         mode: Mode = "hooks",
         physical_batch: int = 16,
         augmentations: int = 1,
+        descriptors: int = 0,
     ) -> None:
         if physical_batch < 1:
             raise ValueError(f"expected a physical batch of at least 1, but got {physical_batch}")
         if sampler.rate != constants.sampling_rate:
             raise PrivacyError(f"patients are sampled at {sampler.rate}, not at the study's {constants.sampling_rate}")
-        require_private_network(network, losses=losses, image_shape=image_shape, mode=mode)
+        require_private_network(network, losses=losses, image_shape=image_shape, mode=mode, descriptors=descriptors)
         self.network, self.constants, self.physical_batch = network, constants, physical_batch
         self.parameters = trained_parameters(network)
         self._sampler, self._load = sampler, load
@@ -201,12 +203,14 @@ def train_private_round(
     optimiser_state: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    descriptor_sizes: Sequence[int] = (),
 ) -> PrivateTrainingResult:
     """Train `network` in place for `steps` steps of DP-SGD with the study's optimiser. `local_epochs` and `batch_size` play no part.
 
     `seed` fixes dropout and nothing else; patients and noise are drawn afresh whatever it is, so that a round done again is
     another release. `optimiser_state` is as in `client.training.train_round`: it is made of released gradients only.
-    `progress(step, steps)` is called after each step.
+    `progress(step, steps)` is called after each step. `descriptor_sizes` are the numbers of values of the study's descriptors, whose losses
+    are part of each image's own: what is clipped is the gradient of all heads together.
 
     Raises PrivacyError, NonFiniteUpdateError, TrainingStopped, WeightsError for a damaged `optimiser_state`.
     """
@@ -216,9 +220,12 @@ def train_private_round(
         raise PrivacyError(f"steps: expected at least 1, but got {steps}")
     network.to(device).train()
     mechanism = DpSgd(
-        network, sampler, load, constants=constants, image_shape=image_shape, mode=mode,
-        losses=image_losses(training, positive_index=positive_index, class_counts=None),
-        physical_batch=physical_batch, augmentations=augmentations,
+        EveryHead(network) if descriptor_sizes else network, sampler, load,
+        constants=constants, image_shape=image_shape, mode=mode,
+        losses=image_losses(
+            training, positive_index=positive_index, class_counts=None, descriptor_sizes=descriptor_sizes
+        ),
+        physical_batch=physical_batch, augmentations=augmentations, descriptors=len(descriptor_sizes),
     )  # fmt: skip
     try:
         optimiser = optimiser_of(network, training)

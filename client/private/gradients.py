@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from shared.errors import PrivacyError
 
 Mode = Literal["hooks", "ghost"]
-#: Logits (B, K) and class indices (B,) to the loss of each image (B,), each from its own row alone.
+#: Logits (B, K) and class indices (B,), or (B, 1 + descriptors), to the loss of each image (B,), each from its own row alone.
 Losses = Callable[[Tensor, Tensor], Tensor]
 #: What Opacus leaves on parameters and on modules; an interrupted pass leaves it half done.
 _ON_PARAMETERS = ("_current_grad_sample", "_norm_sample")
@@ -108,8 +108,8 @@ class PatientGradients:
     def clipped_sum(self, images: Tensor, labels: Tensor) -> list[Tensor]:
         """Sum over the patients of their clipped gradients, one tensor for each of `parameters`.
 
-        `images` `(B * K, C, H, W)` and `labels` `(B * K,)`: K consecutive rows are one patient's. Raises PrivacyError where a parameter's
-        gradient came without one for each patient, or Opacus can't compute one.
+        `images` `(B * K, C, H, W)` and `labels` as many rows: K consecutive rows are one patient's. Raises PrivacyError where a
+        parameter's gradient came without one for each patient, or Opacus can't compute one.
         """
         if len(labels) % self._augmentations:
             raise ValueError(f"expected {self._augmentations} images of each patient, but got {len(labels)} in all")

@@ -73,11 +73,17 @@ def require_noise_on_all(
 
 
 def require_private_network(
-    network: nn.Module, *, losses: Losses, image_shape: tuple[int, int, int], mode: Mode = "hooks"
+    network: nn.Module,
+    *,
+    losses: Losses,
+    image_shape: tuple[int, int, int],
+    mode: Mode = "hooks",
+    descriptors: int = 0,
 ) -> None:
     """Raises PrivacyError where DP-SGD by patient can't be done soundly with `network`, in the mode in which it stands.
 
-    Raises NonFiniteUpdateError where the network's output is not finite. `image_shape` is (C, H, W). The network is run a few times on
+    Raises NonFiniteUpdateError where the network's output is not finite. `image_shape` is (C, H, W); labels have
+    `descriptors` further columns. The network is run a few times on
     pairs of random images; it is the same afterwards.
     """
     parameters = trained_parameters(network)
@@ -96,7 +102,9 @@ def require_private_network(
     other = images.clone()
     other[1] = 3.0 - 5.0 * other[1]
     _require_separate_images(network, images, other)
-    _require_sound_gradients(network, losses, images, mode)
+    columns = (1 + descriptors,) if descriptors else ()
+    labels = torch.zeros((len(images), *columns), dtype=torch.int64, device=images.device)
+    _require_sound_gradients(network, losses, images, labels, mode)
 
 
 def _require_known_layers(network: nn.Module) -> None:
@@ -149,8 +157,7 @@ def _require_separate_images(network: nn.Module, images: Tensor, other: Tensor) 
         )
 
 
-def _require_sound_gradients(network: nn.Module, losses: Losses, images: Tensor, mode: Mode) -> None:
-    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+def _require_sound_gradients(network: nn.Module, losses: Losses, images: Tensor, labels: Tensor, mode: Mode) -> None:
     with (
         _opacus_errors(),
         PatientGradients(network, losses=losses, clipping_norm=_NEVER_CLIPPED) as hooks,

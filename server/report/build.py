@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from server.report.descriptors import descriptor_reports
 from server.report.how import HOW, how
 from server.report.privacy import privacy_report
 from server.report.schema import (
@@ -66,6 +67,9 @@ def build_report(folder: RunFolder) -> Report:
         pooled=_pooled({site: one for site, one in final.sites.items() if site not in external}, study)
         if final
         else Pooled(),
+        descriptors=descriptor_reports(final.sites, study, external=external)
+        if final and study.evaluation.release is None
+        else {},
         rounds=[_round(record) for record in rounds],
         privacy=privacy_report(study, names, rounds, ledgers_of(folder)) if study.privacy is not None else None,
         study=study.to_data(),

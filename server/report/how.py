@@ -10,6 +10,7 @@ HOW = {
     "rate": f"the rate of the hospitals' confusion counts added up; {_INTERVAL}",
     "balanced_accuracy": f"mean of the classes' recalls from the confusion counts added up; {_INTERVAL}",
     "auc": f"mean of the hospitals' own AUCs weighted by test images: how well images are ranked within a hospital; {_INTERVAL}",
+    "descriptor": f"mean of the hospitals' own figures weighted by the test images that have the descriptor; {_INTERVAL}",
     "roc": "from the hospitals' score histograms added up, the images of a cell taken as spread evenly; it also compares images "
     "across hospitals; interval from drawing the histograms anew, each hospital with as many images as it has patients",
     "noised": "from the hospitals' noised counts added up, one vote a patient; the interval covers both which patients came and what noise "

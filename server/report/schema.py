@@ -180,6 +180,43 @@ class Pooled(Strict):
     svm_paper: PooledHead | None = None
 
 
+class DescriptorFigures(Strict):
+    """One descriptor of lesions at one hospital, on the test images that have it."""
+
+    patients: Count
+    images: Count
+    by_value: list[Count] | None = Field(
+        description="images of each value, in the order of `values`; null where a value's count is too small to leave"
+    )
+    accuracy: Figure = Field(description="share of images given their true value")
+    balanced_accuracy: Figure = Field(
+        description="mean over the values of the share of their images given their true value"
+    )
+    macro_f1: Figure = Field(description="mean of the F1 of the values that occur or were said")
+
+
+class PooledDescriptor(Strict):
+    """One descriptor over all hospitals that trained and reported it."""
+
+    patients: Count
+    images: Count
+    sites: list[str] = Field(description="the hospitals that are part of it")
+    accuracy: PooledFigure
+    balanced_accuracy: PooledFigure
+    macro_f1: PooledFigure
+
+
+class DescriptorReport(Strict):
+    """One descriptor of lesions."""
+
+    values: list[str] = Field(description="in the order of every list by value")
+    sites: dict[str, DescriptorFigures]
+    not_reported: list[str] = Field(
+        description="hospitals that sent an evaluation without this descriptor: too few of their test images have it, or they keep it"
+    )
+    pooled: PooledDescriptor | None
+
+
 class Baseline(Strict):
     """The round-0 model (before any training) at one hospital, on the same test part."""
 
@@ -339,6 +376,10 @@ class Report(Strict):
     )
     sites: dict[str, SiteReport]
     pooled: Pooled = Field(description="all hospitals that trained, together")
+    descriptors: dict[str, DescriptorReport] = Field(
+        default_factory=dict,
+        description="by name, of the final model; none in a study without descriptors, and where only noised counts left",
+    )
     rounds: list[RoundReport]
     privacy: PrivacyReport | None = Field(
         description="null for a plain study: nothing bounds what it says of a patient"

@@ -214,6 +214,11 @@ def _mean(estimates: Sequence[Estimate], images: Floats, z: float) -> Estimate:
     return _rate(value, estimates, weights, z)
 
 
+def weighted_mean(estimates: Sequence[Estimate], images: Sequence[int], *, confidence: float) -> Estimate:
+    """Mean of the hospitals' estimates weighted by their test images, over those that define the figure; interval as of the rates."""
+    return _mean(estimates, np.array(images, dtype=np.float64), NormalDist().inv_cdf(0.5 + confidence / 2.0))
+
+
 def _balanced(value: float, recalls: Sequence[Estimate], z: float) -> Estimate:
     if not np.isfinite(value):
         return Estimate(value=None)

@@ -30,6 +30,8 @@ def build_network(study: Study, *, weights_root: Path | None = None) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed("network", study.seed))
         network = build(study)
+        if study.task.descriptors:  # last, so that all other layers are drawn as without
+            network.add_descriptors(sum(study.task.descriptor_sizes))
     filled: frozenset[str] = frozenset()
     if isinstance(study.model.weights, WeightsFile):
         filled = fit_weights(network, read_weights(study.model.weights, root=weights_root))

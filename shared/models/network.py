@@ -6,13 +6,14 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from shared.errors import StudyError
 
 
 class Network(nn.Module):
-    """A backbone that gives features, and a linear head `fc` on them.
+    """A backbone that gives features, and a linear head `fc` on them; with `add_descriptors` a second one beside it.
 
     Subclasses set `feature_dim`, `fc` and `dropout` and override `features`. Children that are frozen keep their parameters and their
     norm statistics whatever happens to the rest: their parameters need no gradient and they stay in eval mode.
@@ -42,6 +43,25 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images `(N, channels, H, W)` to logits `(N, outputs)`."""
         return self.head(self.features(x))
+
+    def add_descriptors(self, outputs: int) -> None:
+        """A further linear layer `descriptors` on the features, for all descriptors together, drawn from torch's global generator.
+
+        The state_dict's other names stay as they were; weight files need not hold it.
+        """
+        self.add_module("descriptors", nn.Linear(self.feature_dim, outputs))
+        self.fresh_layers = (*self.fresh_layers, "descriptors")
+
+    def describe(self, features: Tensor) -> Tensor:
+        """Features `(N, feature_dim)` to the descriptors' logits `(N, values of all of them)`. Only where there are descriptors."""
+        described: Tensor = self.get_submodule("descriptors")(self.dropout(features))
+        return described
+
+    def every_head(self, x: Tensor) -> Tensor:
+        """Images to `(N, outputs + values of all descriptors)`: what `forward` gives, then what `describe` does."""
+        features = self.features(x)
+        logits = self.head(features)
+        return torch.cat((logits, self.describe(features)), dim=1) if "descriptors" in self._modules else logits
 
     def adapted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Published weights of this architecture as this network takes them: by default, as they are."""
@@ -83,3 +103,15 @@ class Network(nn.Module):
         for name in (*self.frozen_children, *self.held_children):
             self.get_submodule(name).eval()
         return self
+
+
+class EveryHead(nn.Module):
+    """A network as a module whose output is that of `every_head`, for what calls modules. The parameters are the network's own."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images `(N, channels, H, W)` to `(N, outputs + values of all descriptors)`."""
+        return self.network.every_head(x)

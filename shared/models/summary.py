@@ -27,6 +27,7 @@ class ModelSummary:
     bytes_down: int
     bytes_up: int
     input_shape: tuple[int, int, int]
+    #: of all heads together
     output_shape: tuple[int, ...]
     feature_dim: int
     #: why Opacus can't give per-sample gradients of this network; empty where it can
@@ -68,7 +69,7 @@ def _trial_step(original: Network, study: Study, shape: tuple[int, int, int]) ->
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            logits = network(images)
+            logits = network.every_head(images)
         torch.autograd.backward(nn.functional.softplus(logits).sum())
         starved = [
             name

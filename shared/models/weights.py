@@ -217,6 +217,8 @@ def _some(names: list[str]) -> str:
 def _hint(unexpected: list[str]) -> str:
     if any(name.endswith("running_mean") for name in unexpected):
         return " (these weights were trained with batch norm: set model.norm to batch)"
+    if any(name.startswith("descriptors.") for name in unexpected):
+        return " (these weights were trained with task.descriptors: give the study the same, or export the model without its heads)"
     if any("attention" in name for name in unexpected):
         return " (these weights were trained with attention: see model.attention and model.cbam_at)"
     return ""

@@ -51,7 +51,8 @@ def cohort() -> OpenCohort:
     keys = tuple(f"image {index}" for index in range(90))
     readable = np.ones(90, dtype=np.bool_)
     roll = Roll(
-        study="digest", images="", keys=keys, files=((),) * 90, labels=labels, patients=np.arange(90) // 2, tags=keys, pixels=keys,
+        study="digest", images="", keys=keys, files=((),) * 90, labels=labels, descriptors=np.empty((90, 0), np.int64),
+        patients=np.arange(90) // 2, tags=keys, pixels=keys,
         readable=readable, metadata=np.empty((90, 0), np.float32), parts=PARTS, left_out=0, unreadable=0,
     )  # fmt: skip
     return OpenCohort(roll, ImageStore(stored, readable, ()))

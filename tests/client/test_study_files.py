@@ -186,5 +186,16 @@ def test_the_dicom_comparison_has_the_papers_hyper_parameters_and_differs_in_the
     assert all(value == values[0] for value in values)
 
 
+def test_the_diagnosis_systems_descriptors_are_the_papers_five_and_nothing_else_differs() -> None:
+    plain, described = (
+        load_study(ROOT / "configs" / f"dicom_resnet50{one}.yaml").to_data() for one in ("", "_descriptors")
+    )
+    assert list(described["task"].pop("descriptors")) == ["boundary", "calcification", "margin", "orientation", "shape"]
+    assert described["training"].pop("descriptor_weight") == 1
+    assert plain["task"].pop("descriptors") == {} and plain["training"].pop("descriptor_weight") is None
+    texts = ("name", "title", "description")
+    assert without(plain, *texts) == without(described, *texts)
+
+
 def without(data: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in keys}
