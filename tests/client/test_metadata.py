@@ -82,11 +82,11 @@ def test_a_study_says_what_is_wrong_with_its_metadata_and_stages() -> None:
 
     with pytest.raises(StudyError, match="one name stands there twice"):
         changed(metadata=[AGE.model_dump(), AGE.model_dump()])
-    with pytest.raises(StudyError, match=r"must add up to federation\.rounds, 10, but add up to 9"):
+    with pytest.raises(StudyError, match=r"must add up to federation\.rounds, 18, but add up to 9"):
         changed(training__stages=[{"rounds": 9, "freeze": ["metadata"]}])
     with pytest.raises(StudyError, match="skinnet_v1 needs some"):
         build_network(changed(metadata=[]))
     with pytest.raises(StudyError, match="resnet18 takes none"):
         build_network(changed(model__name="resnet18", training__stages=[]))
     stages = changed().training
-    assert [stages.stage_of(number)[0] for number in (1, 6, 7, 10)] == [1, 1, 7, 7]
+    assert [stages.stage_of(number)[0] for number in (1, 13, 14, 18)] == [1, 1, 14, 14]
