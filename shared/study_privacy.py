@@ -110,4 +110,4 @@ def obstacles(study: Study) -> Iterator[str]:
         yield "model.weights.origin: weights trained on a federation's patients would be an unrecorded release; they must be public"
     mask = study.preprocessing.mask
     if isinstance(mask, PredictedMask) and mask.weights.origin != "public":
-        yield "preprocessing.mask.weights.origin: weights trained on a federation's patients would be an unrecorded release; they must be public"
+        yield "preprocessing.mask.weights.origin: its training patients would have an unrecorded release; take public weights"
