@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from client import optimiser_file
 from client.losses import image_losses
 from shared.errors import DataError, NonFiniteUpdateError
-from shared.models.network import Network
+from shared.models.network import FederatedNetwork, Network
 from shared.models.state import travelling
 from shared.results import Epoch
 from shared.study_training import Training
 
 Precision = Literal["fp32", "bf16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
-#: One epoch each time it is iterated: images (B, C, H, W) and class indices (B,), both on the device.
+#: One epoch each time it is iterated: images (B, C, H, W), and class indices (B,) or masks (B, 1, H, W), both on the device.
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -100,13 +100,16 @@ def optimiser_of(network: nn.Module, training: Training) -> torch.optim.Optimize
 
 
 def _correct(logits: Tensor, labels: Tensor, positive_index: int) -> Tensor:
+    """Images that were given their class, or, of masks, the sum of the images' shares of pixels that were."""
+    if logits.dim() == 4:
+        return ((logits >= 0) == (labels > 0.5)).flatten(1).double().mean(1).sum()
     if logits.shape[1] == 1:
         return ((logits.squeeze(1) > 0) == (labels == positive_index)).sum()
     return (logits.argmax(1) == labels).sum()
 
 
 def train_round(
-    network: Network,
+    network: FederatedNetwork,
     batches: Batches,
     *,
     training: Training,
@@ -150,7 +153,7 @@ def train_round(
     with seeded(seed, device):
         for epoch in range(1, count + 1):
             loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-            correct = torch.zeros((), dtype=torch.int64, device=device)
+            correct = torch.zeros((), dtype=torch.float64, device=device)
             seen = 0
             for x, y in batches:
                 if stop is not None and stop():

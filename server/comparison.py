@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from server.report.build import build_report
-from server.report.schema import Figure, HeadReport, PooledHead, Report
+from server.report.schema import Figure, HeadReport, MaskReport, PooledHead, PooledMasks, Report
 from server.run_folder import RunFolder
 from shared.errors import RunFolderError
 
@@ -39,19 +39,29 @@ def side_of(path: Path) -> Side:
 
 
 def comparison(sides: list[Side]) -> Table:
-    """One row a hospital, head and figure, one column a run. Figures of noised counts carry the noise in their intervals."""
+    """One row a hospital, head and figure, one column a run. Figures of noised counts carry the noise in their intervals.
+
+    Raises RunFolderError where one run is of classes and another of masks.
+    """
     table = Table(title="Test figures side by side", title_justify="left")
     for heading in ("hospital", "head", "figure"):
         table.add_column(heading)
     for side in sides:
         table.add_column(f"{side.name}\n{side.privacy}", justify="right")
+    kinds = {side.report.kind for side in sides}
+    if len(kinds) > 1:
+        raise RunFolderError(
+            "one of the runs tells classes apart and another finds masks, so they share no figure to compare"
+        )
+    figures = {"iou": "IoU", "dice": "Dice"} if kinds == {"segmentation"} else FIGURES
+    heads = {"masks": "network"} if kinds == {"segmentation"} else HEADS
     sites = sorted({site for side in sides for site in side.report.sites})
     for site in [*sites, None]:
-        for head, title in HEADS.items():
+        for head, title in heads.items():
             found = [_head(side.report, site, head) for side in sides]
             if all(one is None for one in found):
                 continue
-            for figure, name in FIGURES.items():
+            for figure, name in figures.items():
                 cells = [_cell(getattr(one, figure) if one is not None else None) for one in found]
                 table.add_row(_title(site, sides), title, name, *cells)
     return table
@@ -63,12 +73,12 @@ def _title(site: str | None, sides: list[Side]) -> str:
     return f"{site} (external test)" if any(site in side.report.external_sites for side in sides) else site
 
 
-def _head(report: Report, site: str | None, head: str) -> HeadReport | PooledHead | None:
+def _head(report: Report, site: str | None, head: str) -> HeadReport | PooledHead | MaskReport | PooledMasks | None:
     if site is None:
-        pooled: PooledHead | None = getattr(report.pooled, head)
+        pooled: PooledHead | PooledMasks | None = getattr(report.pooled, head)
         return pooled
     one = report.sites.get(site)
-    result: HeadReport | None = getattr(one, head) if one is not None else None
+    result: HeadReport | MaskReport | None = getattr(one, head) if one is not None else None
     return result
 
 

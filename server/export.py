@@ -49,7 +49,9 @@ def export_model(run: RunFolder, out: Path, *, weights_root: Path, head: bool = 
     network = build_network(study, weights_root=weights_root)
     load_travelling(network, unflatten(last.flat, start.manifest))
     tensors = {
-        name: tensor.contiguous() for name, tensor in network.state_dict().items() if head or not name.startswith("fc.")
+        name: tensor.contiguous()
+        for name, tensor in network.state_dict().items()
+        if head or not name.startswith(f"{network.head_name}.")
     }
     hidden = out.with_name(f".{out.name}.partial")
     try:

@@ -22,6 +22,7 @@ from shared.study_head import SvmHead
 from shared.study_model import Model
 from shared.study_pixels import Preprocessing
 from shared.study_privacy import Privacy, obstacles
+from shared.study_segmentation import contradictions
 from shared.study_task import Task
 from shared.study_training import Training
 from shared.yaml_source import read_yaml, validate
@@ -68,6 +69,8 @@ class Study(Strict):
     def _check(self) -> Study:
         if self.training.loss == "binary_cross_entropy" and len(self.task.classes) != 2:
             raise ValueError(f"binary_cross_entropy needs two classes, but the study has {len(self.task.classes)}")
+        if found := list(contradictions(self)):
+            raise ValueError(f"task.kind is {self.task.kind}: " + "; ".join(found))
         self.augmentation.require_fits(self.preprocessing.size)
         focal = self.training.focal
         if focal is not None and not isinstance(focal.alpha, str) and set(focal.alpha) != set(self.task.classes):
@@ -84,8 +87,8 @@ class Study(Strict):
 
     @property
     def outputs(self) -> int:
-        """Outputs of the network: one logit (of the positive class) for binary cross-entropy, else one a class."""
-        return 1 if self.training.loss == "binary_cross_entropy" else len(self.task.classes)
+        """Outputs of the network: one logit for binary cross-entropy (of the positive class) and for a mask (a pixel), else one a class."""
+        return 1 if self.training.loss in ("binary_cross_entropy", "cross_entropy_dice") else len(self.task.classes)
 
     @property
     def keeps_updates(self) -> bool:

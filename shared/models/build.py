@@ -8,15 +8,15 @@ import torch
 
 from shared.errors import StudyError
 from shared.models.attention import Attention
-from shared.models.network import Network
-from shared.models.registry import builder_of, require_options
+from shared.models.network import FederatedNetwork
+from shared.models.registry import builder_of, require_options, require_task
 from shared.models.weights import fit_weights, read_weights, torchvision_weights
 from shared.seeds import derived_seed
 from shared.study import Study
 from shared.study_model import WeightsFile
 
 
-def build_network(study: Study, *, weights_root: Path | None = None) -> Network:
+def build_network(study: Study, *, weights_root: Path | None = None) -> FederatedNetwork:
     """The study's network in float32 on the CPU, in training mode: the same study gives the same bytes everywhere.
 
     Initial weights come from the study's seed; torch's global generator is left as it was. Weights of a file or of torchvision replace
@@ -27,6 +27,7 @@ def build_network(study: Study, *, weights_root: Path | None = None) -> Network:
     """
     build = builder_of(study.model.name)
     require_options(study.model)
+    require_task(study)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed("network", study.seed))
         network = build(study)

@@ -1,45 +1,29 @@
-"""What every network of the model family offers, whatever its backbone."""
+"""What every network of the model family offers, whatever it answers with."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
 from shared.errors import StudyError
 
 
-class Network(nn.Module):
-    """A backbone that gives features, and a linear head `fc` on them.
+class FederatedNetwork(nn.Module):
+    """A network that hospitals train together: some of its children may be frozen, and what is not frozen travels.
 
-    Subclasses set `feature_dim`, `fc` and `dropout` and override `features`. Children that are frozen keep their parameters and their
-    norm statistics whatever happens to the rest: their parameters need no gradient and they stay in eval mode.
+    Children that are frozen keep their parameters and their norm statistics whatever happens to the rest: their parameters need no
+    gradient and they stay in eval mode.
     """
 
-    #: what the state_dict calls `fc`
-    head_name: ClassVar[str] = "fc"
+    #: the child that gives the logits, as the state_dict calls it
+    head_name: ClassVar[str]
     #: children that ordinary weight files don't hold, or hold in another shape; they stay as initialised then
     fresh_layers: tuple[str, ...] = ()
 
-    feature_dim: int
-    fc: nn.Linear
-    dropout: nn.Dropout
     frozen_children: tuple[str, ...] = ()
-
-    def features(self, x: Tensor) -> Tensor:
-        """Images `(N, channels, H, W)` to features `(N, feature_dim)`, before dropout."""
-        raise NotImplementedError
-
-    def head(self, features: Tensor) -> Tensor:
-        """Features `(N, feature_dim)` to logits `(N, outputs)`."""
-        logits: Tensor = self.fc(self.dropout(features))
-        return logits
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images `(N, channels, H, W)` to logits `(N, outputs)`."""
-        return self.head(self.features(x))
 
     def adapted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Published weights of this architecture as this network takes them: by default, as they are."""
@@ -65,9 +49,35 @@ class Network(nn.Module):
         """Whether the parameter or buffer `name` belongs to a frozen child."""
         return name.split(".", 1)[0] in self.frozen_children
 
-    def train(self, mode: bool = True) -> Network:
+    def train(self, mode: bool = True) -> Self:
         """As nn.Module.train, except that frozen children stay in eval mode."""
         super().train(mode)
         for name in self.frozen_children:
             self.get_submodule(name).eval()
         return self
+
+
+class Network(FederatedNetwork):
+    """A backbone that gives features, and a linear head `fc` on them: one answer for each image.
+
+    Subclasses set `feature_dim`, `fc` and `dropout` and override `features`.
+    """
+
+    head_name: ClassVar[str] = "fc"
+
+    feature_dim: int
+    fc: nn.Linear
+    dropout: nn.Dropout
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images `(N, channels, H, W)` to features `(N, feature_dim)`, before dropout."""
+        raise NotImplementedError
+
+    def head(self, features: Tensor) -> Tensor:
+        """Features `(N, feature_dim)` to logits `(N, outputs)`."""
+        logits: Tensor = self.fc(self.dropout(features))
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images `(N, channels, H, W)` to logits `(N, outputs)`."""
+        return self.head(self.features(x))

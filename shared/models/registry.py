@@ -7,22 +7,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from shared.errors import StudyError
-from shared.models import cnn_vit, efficientnet, googlenet, mobilenet, rcdnet, regnet, resnet, vgg, vit
-from shared.models.network import Network
+from shared.models import cnn_vit, efficientnet, googlenet, mobilenet, rcdnet, regnet, resnet, unet, vgg, vit
+from shared.models.network import FederatedNetwork
 from shared.study import Study
 from shared.study_model import Model
+from shared.study_task import Kind
 
-Builder = Callable[[Study], Network]
+Builder = Callable[[Study], FederatedNetwork]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model and the values of `model.norm`, `model.attention` and `model.stem` that it has."""
+    """A model, the kind of task that it is for, and the options of the study's `model` that it has."""
 
     build: Builder
+    task: Kind = "classification"
     norm: tuple[str, ...] = ("batch", "group")
     attention: tuple[str, ...] = ("none",)
     stem: tuple[str, ...] = ("plain",)
+    dropout: bool = True
+    widths: bool = False
 
 
 def _residual(build: Builder) -> Entry:
@@ -44,6 +48,7 @@ MODELS: Mapping[str, Entry] = {
     "vit_b_16": Entry(vit.vit_b_16, norm=("none",)),
     "cnn_vit": Entry(cnn_vit.cnn_vit),
     "rcdnet": Entry(rcdnet.rcdnet),
+    "split_attention_unet": Entry(unet.split_attention_unet, task="segmentation", dropout=False, widths=True),
 }
 
 
@@ -65,3 +70,18 @@ def require_options(model: Model) -> None:
             raise StudyError(
                 f"model.{key}: expected {' or '.join(offered)}, which is what {model.name} has, but got {value}"
             )
+    if model.dropout and not entry.dropout:
+        raise StudyError(f"model.dropout: {model.name} has none, so it would do nothing; take it out")
+    if model.widths is not None and not entry.widths:
+        raise StudyError(f"model.widths: the widths of {model.name} are fixed; take it out")
+
+
+def require_task(study: Study) -> None:
+    """Raises StudyError where a known model answers with something else than the study asks for."""
+    entry, kind = MODELS[study.model.name], study.task.kind
+    if entry.task != kind:
+        fitting = sorted(name for name, one in MODELS.items() if one.task == kind)
+        raise StudyError(
+            f"model.name: {study.model.name} is a network for {entry.task}, but task.kind is {kind}; "
+            f"networks for it are {', '.join(fitting)}"
+        )
