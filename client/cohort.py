@@ -124,8 +124,9 @@ def _opened(
     if before_images is not None:
         before_images({tags.tag(record.patient): frozenset() for record in cohort.records})
     store = prepare_store(
-        cohort.records, study.preprocessing, folder.cache, unreadable=profile.data.unreadable, progress=progress
-    )
+        cohort.records, study.preprocessing, folder.cache, unreadable=profile.data.unreadable, progress=progress,
+        weights_root=folder.weights,
+    )  # fmt: skip
     for problem in (*cohort.problems, *store.problems)[:_UNREADABLE_NAMED]:
         log.warning("left out: %s", problem)
     roll = Roll(

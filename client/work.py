@@ -31,6 +31,7 @@ from client.kept_scores import load_scores
 from client.lesion_heat import HeatMaps
 from client.losses import image_losses
 from client.mask_evaluation import evaluate_masks, validation_of
+from client.mask_outline import shown
 from client.masks import PartMasks, found_masks, mask_of
 from client.noised_evaluation import noised_evaluation
 from client.own_runs import keep_figures, on_record
@@ -289,7 +290,6 @@ def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
     )
     # Seeds that nobody knows: which draw of the augmentation or of dropout falls to whom depends on who else was drawn.
     batches = bench.batches("train", shuffled_by=secrets.randbits(63))
-    pixels = study.preprocessing
     try:
         trained = train_private_round(
             bench.network,
@@ -299,7 +299,7 @@ def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
             constants=constants,
             training=training,
             positive_index=study.task.positive_index,
-            image_shape=(pixels.channels, pixels.size, pixels.size),
+            image_shape=study.input_shape,
             seed=secrets.randbits(63),
             device=bench.device,
             mode=privacy.gradients,
@@ -437,7 +437,7 @@ def _keep_masks(bench: _Bench, test: PartMasks, evaluated: Evaluated) -> None:
     """The figures of a segmentation study, and the hospital's own page of them."""
     task, rows = bench.task, bench.cohort.parts["test"]
     _keep_own(bench, evaluated)
-    batches, picture = MaskTargets(bench.batches("test")), _pictures(bench)
+    batches, pixels = MaskTargets(bench.batches("test")), task.study.preprocessing.model_copy(update={"mask": None})
 
     def masks(index: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         image, truth = batches.of_rows(rows[index : index + 1])
@@ -451,7 +451,7 @@ def _keep_masks(bench: _Bench, test: PartMasks, evaluated: Evaluated) -> None:
         evaluated=evaluated,
         test=test,
         parts=bench.cohort.counts(len(task.study.task.classes)),
-        image_of=lambda index: picture(index)[:-1],
+        image_of=lambda index: shown(bench.cohort.store.images[rows[index]][:-1], pixels),
         masks_of=masks,
     )
 
@@ -495,12 +495,11 @@ def _scores(bench: _Bench, model_digest: str) -> Path:
 
 
 def _pictures(bench: _Bench) -> Callable[[int], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    """Prepared pixels (C, H, W) in [0, 1] of the i-th test image, for the hospital's own page."""
-    rows = bench.cohort.parts["test"]
+    """Prepared pixels (C, H, W) in [0, 1] of the i-th test image, for the hospital's own page; a mask as an outline upon them."""
+    rows, recipe = bench.cohort.parts["test"], bench.task.study.preprocessing
 
     def picture(index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        stored = bench.cohort.store.images[rows[index]]
-        return np.asarray(stored, dtype=np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
+        return shown(bench.cohort.store.images[rows[index]], recipe)
 
     return picture
 

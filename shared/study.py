@@ -19,7 +19,8 @@ from shared.study_data import Data
 from shared.study_evaluation import Evaluation
 from shared.study_federation import Federation
 from shared.study_head import SvmHead
-from shared.study_model import Model
+from shared.study_mask import PredictedMask
+from shared.study_model import Model, WeightsFile
 from shared.study_pixels import Preprocessing
 from shared.study_privacy import Privacy, obstacles
 from shared.study_segmentation import contradictions
@@ -72,6 +73,7 @@ class Study(Strict):
         if found := list(contradictions(self)):
             raise ValueError(f"task.kind is {self.task.kind}: " + "; ".join(found))
         self.augmentation.require_fits(self.preprocessing.size)
+        self._check_weight_files()
         focal = self.training.focal
         if focal is not None and not isinstance(focal.alpha, str) and set(focal.alpha) != set(self.task.classes):
             raise ValueError(
@@ -84,6 +86,31 @@ class Study(Strict):
         elif found := list(obstacles(self)):
             raise ValueError("this study can't be private: " + "; ".join(found))
         return self
+
+    def _check_weight_files(self) -> None:
+        digests: dict[str, str] = {}
+        for weights in self.weight_files.values():
+            if digests.setdefault(weights.file, weights.sha256) != weights.sha256:
+                raise ValueError(f"{weights.file} is named twice with different SHA-256: give two files two names")
+
+    @property
+    def weight_files(self) -> dict[str, WeightsFile]:
+        """Every file of weights that the study names, by the key that names it. Hospitals need all of them."""
+        named = {"model.weights": self.model.weights}
+        if isinstance(mask := self.preprocessing.mask, PredictedMask):
+            named["preprocessing.mask.weights"] = mask.weights
+        return {key: weights for key, weights in named.items() if isinstance(weights, WeightsFile)}
+
+    @property
+    def mask_is_input(self) -> bool:
+        """Whether the network gets the mask as one more plane of its input."""
+        return self.preprocessing.mask is not None and self.task.kind == "classification"
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(planes, S, S) of one image as the network gets it."""
+        pixels = self.preprocessing
+        return pixels.channels + self.mask_is_input, pixels.size, pixels.size
 
     @property
     def outputs(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from shared.study_mask import AnnotatedMask
+
 if TYPE_CHECKING:
     from shared.study import Study
 
@@ -16,6 +18,8 @@ def contradictions(study: Study) -> Iterator[str]:
         if mask_loss:
             yield "training.loss: cross_entropy_dice compares masks; it needs task.kind: segmentation"
         return
+    if not isinstance(study.preprocessing.mask, AnnotatedMask):
+        yield "preprocessing.mask: the network learns the hospitals' own masks; set it to {from: annotated}"
     if not mask_loss:
         yield f"training.loss: {study.training.loss} is about classes; use cross_entropy_dice"
     if study.training.class_weights != "none":

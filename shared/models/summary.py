@@ -47,8 +47,7 @@ def summarise(
     """
     if network is None:
         network = build_network(study, weights_root=weights_root)
-    size, channels = study.preprocessing.size, study.preprocessing.channels
-    output_shape = _trial_step(network, study, (channels, size, size))
+    output_shape = _trial_step(network, study, study.input_shape)
     values = sum(tensor.numel() for _, tensor in travelling(network))
     traffic = bytes_on_wire(values, study.federation.wire)
     return ModelSummary(
@@ -56,7 +55,7 @@ def summarise(
         trained_parameters=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
         bytes_down=traffic,
         bytes_up=traffic,
-        input_shape=(channels, size, size),
+        input_shape=study.input_shape,
         output_shape=output_shape[1:],
         feature_dim=network.feature_dim if isinstance(network, Network) else None,
         dp_obstacles=dp_obstacles(network),

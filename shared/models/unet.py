@@ -118,4 +118,4 @@ def split_attention_unet(study: Study) -> SplitAttentionUNet:
         raise StudyError(
             f"model.widths: {len(widths)} levels need images of at least {smallest} pixels a side, but preprocessing.size is {pixels.size}"
         )
-    return SplitAttentionUNet(channels=pixels.channels, widths=widths, norm=model.norm)
+    return SplitAttentionUNet(channels=study.input_shape[0], widths=widths, norm=model.norm)
