@@ -143,8 +143,8 @@ def _headline(evaluated: Evaluated, masks: MaskResult, percent: str) -> str:
     if iou.low is not None and iou.high is not None:
         between = f" ({percent} % interval {100 * iou.low:.0f} to {100 * iou.high:.0f} %)"
     return (
-        f"On {what}, the mask that the network finds and the true one share {100 * iou.value:.0f} % of the area that they cover "
-        f"together{between}, on the mean over the images."
+        f"On {what}, {100 * iou.value:.0f} % of the area that the found mask or the true one covers is in both{between}, on the mean over "
+        "the images."
     )
 
 

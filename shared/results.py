@@ -109,7 +109,7 @@ MaskGain = Literal["iou", "dice"]
 
 
 class MaskClassRow(Strict):
-    """The masks of one class's images."""
+    """Figures of the masks of one class's images."""
 
     images: Count
     iou: Estimate
@@ -141,7 +141,10 @@ class DiceHistogram(Strict):
 
 
 class MaskResult(Strict):
-    """The masks that the network finds (chance of a lesion at least one half) on the hospital's test images: means over images."""
+    """Figures of the masks that the network finds on the hospital's test images: means over the images.
+
+    A pixel is found where the chance of a lesion is at least one half.
+    """
 
     iou: Estimate
     dice: Estimate

@@ -85,7 +85,7 @@ def _training(report: Report) -> Facts:
         ("Mean", f"weights {federation['weighting'] if isinstance(federation['weighting'], str) else 'as the study gives them'}, "
                  f"{federation['optimiser']['name']}"),
         ("Input", f"{pixels['size']} x {pixels['size']} pixels, {pixels['channels']} channel(s), {pixels['region']} region"
-                  f"{_mask(pixels.get('mask'))}"),
+                  f"{_mask(pixels.get('mask')) if report.kind == 'classification' else ''}"),
         ("Augmentation", _augmentation(study["augmentation"])),
         ("Seed", f"{study['seed']}, one run"),
     ]  # fmt: skip

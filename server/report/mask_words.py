@@ -60,7 +60,7 @@ def headlines(report: Report) -> list[Headline]:
     if pooled is None:
         return []
     wanted = (
-        (pooled.iou, "% of the area of either mask is in both: mean IoU over the images"),
+        (pooled.iou, "of every 100 pixels in either mask are in both: mean IoU over the images"),
         (pooled.dice, "mean Dice of 100"),
         (pooled.thresholded_iou, "mean IoU of 100, an image below 65 counted as 0"),
     )
@@ -86,9 +86,9 @@ def glossary(report: Report) -> dict[str, str]:
 
 def _found(report: Report, pooled: PooledMasks) -> Statement:
     text = (
-        f"The mask that the network finds and the true one share {of_hundred(report, pooled.iou, first=True)} % of the area that they "
-        f"cover together (mean IoU {number(pooled.iou.value)}, mean Dice {number(pooled.dice.value)}). This was counted on {pooled.images} "
-        f"test {units(report)} of {pooled.patients} patients at {len(pooled.sites)} "
+        f"Of every 100 pixels that the found mask or the true one covers, both cover {of_hundred(report, pooled.iou, first=True)}, on the "
+        f"mean over the images (mean IoU {number(pooled.iou.value)}, mean Dice {number(pooled.dice.value)}). This was counted on "
+        f"{pooled.images} test {units(report)} of {pooled.patients} patients at {len(pooled.sites)} "
         f"{'hospital' if len(pooled.sites) == 1 else 'hospitals'}, {kept_apart(report, pooled)}."
     )
     return Statement(text, "plain", "counted")
