@@ -109,8 +109,12 @@ def _round(training: dict[str, Any], privacy: dict[str, Any] | None) -> str:
 
 
 def _augmentation(values: dict[str, Any]) -> str:
+    """Numbers after their names; of a part with settings of its own the probability."""
     on = [
-        f"{name.replace('_', ' ')}{'' if value is True else f' {value:g}'}" for name, value in values.items() if value
+        f"{name.replace('_', ' ')}{'' if value is True else f' {strength:g}'}"
+        for name, value in values.items()
+        if value
+        for strength in [value["probability"] if isinstance(value, dict) else value]
     ]
     return ", ".join(on) if on else "none"
 

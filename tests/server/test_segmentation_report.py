@@ -29,6 +29,7 @@ SEGMENTATION: dict[str, Any] = {
     },
     "preprocessing": {"region": "whole", "size": 64, "channels": 3, "mask": {"from": "annotated"}},
     "model": {"name": "split_attention_unet"},
+    "augmentation": {"horizontal_flip": 0.5, "distortion": {"probability": 0.3}},
     "head": None,
     "training": {
         "local_epochs": 2,
@@ -111,4 +112,6 @@ def test_the_model_card_is_a_segmentation_networks(run: RunFolder) -> None:
     text = markdown(model_card(build_report(run)))
     assert "segmentation network: split_attention_unet" in text and "a mask of the lesion" in text
     assert "Masks of the final model, by hospital." in text and "is shown to be better than that of round 0" in text
-    assert "AUC" not in text and "confusion" not in text and "whole region\n" not in text
+    assert (
+        "AUC" not in text and "confusion" not in text and "horizontal flip 0.5, " in text and "distortion 0.3" in text
+    )
