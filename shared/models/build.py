@@ -9,7 +9,7 @@ import torch
 from shared.errors import StudyError
 from shared.models.attention import Attention
 from shared.models.network import FederatedNetwork
-from shared.models.registry import builder_of, require_options, require_task
+from shared.models.registry import builder_of, require_options
 from shared.models.weights import fit_weights, read_weights, torchvision_weights
 from shared.seeds import derived_seed
 from shared.study import Study
@@ -26,8 +26,7 @@ def build_network(study: Study, *, weights_root: Path | None = None) -> Federate
     missing or don't fit.
     """
     build = builder_of(study.model.name)
-    require_options(study.model)
-    require_task(study)
+    require_options(study)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed("network", study.seed))
         network = build(study)

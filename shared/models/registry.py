@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from shared.errors import StudyError
-from shared.models import cnn_vit, efficientnet, googlenet, mobilenet, rcdnet, regnet, resnet, unet, vgg, vit
+from shared.models import cnn_vit, efficientnet, googlenet, mobilenet, rcdnet, regnet, resnet, skinnet, unet, vgg, vit
 from shared.models.network import FederatedNetwork
 from shared.study import Study
-from shared.study_model import Model
 from shared.study_task import Kind
 
 Builder = Callable[[Study], FederatedNetwork]
@@ -18,7 +18,11 @@ Builder = Callable[[Study], FederatedNetwork]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model, the kind of task that it is for, and the options of the study's `model` that it has."""
+    """A model, the kind of task that it is for, and the options of the study's `model` that it has.
+
+    `metadata` says whether it takes metadata of the patient; what takes some needs some. `mask` is what it makes of a lesion's mask: one
+    more channel of its input where there is one, nothing, or something without which it can't be.
+    """
 
     build: Builder
     task: Kind = "classification"
@@ -27,6 +31,8 @@ class Entry:
     stem: tuple[str, ...] = ("plain",)
     dropout: bool = True
     widths: bool = False
+    metadata: bool = False
+    mask: Literal["channel", "none", "needed"] = "channel"
 
 
 def _residual(build: Builder) -> Entry:
@@ -49,6 +55,10 @@ MODELS: Mapping[str, Entry] = {
     "cnn_vit": Entry(cnn_vit.cnn_vit),
     "rcdnet": Entry(rcdnet.rcdnet),
     "split_attention_unet": Entry(unet.split_attention_unet, task="segmentation", dropout=False, widths=True),
+    "skinnet_v1": Entry(skinnet.skinnet_v1, metadata=True, mask="none"),
+    "skinnet_v2": Entry(skinnet.skinnet_v2, metadata=True, mask="needed"),
+    "skinnet_v3": Entry(skinnet.skinnet_v3, metadata=True, mask="needed"),
+    "skinnet_v4": Entry(skinnet.skinnet_v4, metadata=True, mask="needed"),
 }
 
 
@@ -61,9 +71,20 @@ def builder_of(name: str) -> Builder:
     raise StudyError(f"model.name: unknown model '{name}'; {hint}")
 
 
-def require_options(model: Model) -> None:
-    """Raises StudyError where a known model lacks an option that the study sets, with the values that it has."""
+def require_options(study: Study) -> None:
+    """Raises StudyError where a known model lacks an option that the study sets, with the values that it has, or an input."""
+    model = study.model
     entry = MODELS[model.name]
+    if study.metadata and not entry.metadata:
+        raise StudyError(f"metadata: {model.name} takes none; leave them out, or use {_with_metadata()}")
+    if entry.metadata and not study.metadata:
+        raise StudyError(f"metadata: {model.name} needs some, and the study lists none")
+    if entry.mask == "needed" and not study.mask_is_input:
+        raise StudyError(
+            f"preprocessing.mask: {model.name} looks at the lesion's mask, and the study says not where it is from"
+        )
+    if entry.mask == "none" and study.mask_is_input:
+        raise StudyError(f"preprocessing.mask: {model.name} takes no notice of it; leave it out")
     for key, offered in (("norm", entry.norm), ("attention", entry.attention), ("stem", entry.stem)):
         value = getattr(model, key)
         if value not in offered:
@@ -74,14 +95,16 @@ def require_options(model: Model) -> None:
         raise StudyError(f"model.dropout: {model.name} has none, so it would do nothing; take it out")
     if model.widths is not None and not entry.widths:
         raise StudyError(f"model.widths: the widths of {model.name} are fixed; take it out")
-
-
-def require_task(study: Study) -> None:
-    """Raises StudyError where a known model answers with something else than the study asks for."""
-    entry, kind = MODELS[study.model.name], study.task.kind
-    if entry.task != kind:
-        fitting = sorted(name for name, one in MODELS.items() if one.task == kind)
+    if entry.task != study.task.kind:
         raise StudyError(
-            f"model.name: {study.model.name} is a network for {entry.task}, but task.kind is {kind}; "
-            f"networks for it are {', '.join(fitting)}"
+            f"model.name: {model.name} is a network for {entry.task}, but task.kind is {study.task.kind}; "
+            f"networks for it are {_for_task(study.task.kind)}"
         )
+
+
+def _for_task(kind: Kind) -> str:
+    return ", ".join(sorted(name for name, entry in MODELS.items() if entry.task == kind))
+
+
+def _with_metadata() -> str:
+    return ", ".join(sorted(name for name, entry in MODELS.items() if entry.metadata))
