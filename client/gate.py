@@ -339,8 +339,13 @@ def _check_prepared(prepared: Prepared, task: Task) -> None:
 
 
 def _check_cells(evaluated: Evaluated, task: Task) -> None:
-    """Histograms and descriptors by the larger minimum of the study's and the site's; descriptors are the study's by name."""
+    """Of the kind that the study is of, histograms by the larger minimum of the study's and the site's, descriptors the study's by name."""
+    if (evaluated.masks is not None) != (task.study.task.kind == "segmentation"):
+        raise EgressError(f"the figures are not of what the study is of, {task.study.task.kind}")
     smallest = smallest_cell(task.study, task.profile.policy)
+    histogram = evaluated.masks.histogram if evaluated.masks is not None else None
+    if histogram is not None and histogram.minimum_cell < smallest:
+        raise EgressError(f"a histogram's cells count from {histogram.minimum_cell}, not from {smallest}")
     for head in (evaluated.network, evaluated.svm, evaluated.svm_paper):
         if head is not None and head.histogram is not None and head.histogram.minimum_cell < smallest:
             raise EgressError(f"a histogram's cells count from {head.histogram.minimum_cell}, not from {smallest}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,29 +43,6 @@ def save_scores(path: Path, scores: KeptScores) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_private(path, buffer.getvalue())
-
-
-def forget_scores(path: Path, keys: Collection[str]) -> None:
-    """Take the scores of these records out of the file; one that can't be read is removed. Raises StorageError."""
-    try:
-        scores = load_scores(path)
-    except DataError:
-        path.unlink(missing_ok=True)
-        return
-    staying = np.array([key not in keys for key in scores.keys], dtype=np.bool_)
-    if staying.all():
-        return
-    if not staying.any():
-        path.unlink(missing_ok=True)
-        return
-    heads = {
-        name: Predictions(
-            head.truth[staying], head.predicted[staying], head.scores[staying], head.patients[staying], head.positive
-        )
-        for name, head in scores.heads.items()
-    }
-    kept = tuple(key for key, stays in zip(scores.keys, staying, strict=True) if stays)
-    save_scores(path, KeptScores(kept, heads))
 
 
 def load_scores(path: Path) -> KeptScores:

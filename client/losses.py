@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import PrivacyError
-from shared.losses import focal_losses
+from shared.losses import dice_and_cross_entropy_losses, focal_losses
 from shared.study_descriptors import ABSENT
 from shared.study_training import Training
 
-#: Logits (B, outputs) and class indices (B,) to the loss of each image, (B,), in float32 (float64 where the logits are). With
-#: descriptors their logits stand behind, (B, outputs + values of all), and so do their values' indices, (B, 1 + descriptors).
+#: Logits and what the images are to the loss of each image, (B,), in float32 (float64 where the logits are): logits (B, outputs) and
+#: class indices (B,), or logits of masks and masks, both (B, 1, H, W). With descriptors their logits stand behind the class's,
+#: (B, outputs + values of all), and so do their values' indices, (B, 1 + descriptors).
 ImageLosses = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -107,6 +108,10 @@ def _focal(training: Training, positive_index: int, class_counts: Sequence[int] 
     )
 
 
+def _cross_entropy_dice(training: Training, positive_index: int, class_counts: Sequence[int] | None) -> ImageLosses:
+    return lambda logits, masks: dice_and_cross_entropy_losses(_precise(logits), masks)
+
+
 def _known(class_counts: Sequence[int] | None) -> Sequence[int]:
     if class_counts is None:
         raise PrivacyError(
@@ -123,4 +128,5 @@ _LOSSES: dict[str, Callable[[Training, int, Sequence[int] | None], ImageLosses]]
     "binary_cross_entropy": _cross_entropy,
     "cross_entropy": _cross_entropy,
     "focal": _focal,
+    "cross_entropy_dice": _cross_entropy_dice,
 }

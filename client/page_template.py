@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-PAGE = """<!doctype html>
+HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -57,7 +57,11 @@ svg { display: block; max-width: 100%; height: auto; overflow: visible; } svg te
 .card code { overflow-wrap: anywhere; font-size: 0.78rem; }
 </style>
 </head>
-<body><main>
+"""
+
+PAGE = (
+    HEAD
+    + """<body><main>
 <p class="banner stay"><strong>This page stays in {{ site_title }}.</strong> It shows single images and patients' ids. The coordinator gets {% if study.evaluation.release %}confusion counts with noise{% else %}counts and
 metrics{% endif %} only, never this page.</p>
 {% if study.evaluation.release %}<p class="banner stay"><strong>The figures on this page are exact, without noise.</strong> They differ from those of the common report, and no epsilon covers them:
@@ -184,6 +188,7 @@ cross-validation grouped by patient ({{ choice.measure }} {{ choice.score }} the
 </section>
 </main></body></html>
 """
+)
 
 MACROS = """
 {%- macro axes(x, y) -%}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from shared.errors import PolicyError
 from shared.profile import Output, Policy
-from shared.results import ClassRow, Estimate, Evaluated, HeadResult, Prepared
+from shared.results import ClassRow, Estimate, Evaluated, HeadResult, MaskResult, Prepared
 from shared.study import Study
 
 _UNDEFINED = Estimate(value=None)
@@ -34,10 +34,13 @@ def clamped(evaluated: Evaluated, policy: Policy) -> Evaluated:
     allowed: set[Output] = set(policy.allowed_outputs)
     if "network" not in allowed:
         raise PolicyError("policy.allowed_outputs of the profile lets no evaluation leave: it does not name 'network'")
-    changes: dict[str, object] = {"network": _head(evaluated.network, allowed)}
-    for name in ("svm", "svm_paper"):
+    if evaluated.masks is not None:
+        return evaluated.model_copy(update={"masks": _masks(evaluated.masks, allowed)})
+    changes: dict[str, object] = {}
+    for name in ("network", "svm", "svm_paper"):
         head: HeadResult | None = getattr(evaluated, name)
-        changes[name] = _head(head, allowed) if head is not None and "svm" in allowed else None
+        leaves = head is not None and (name == "network" or "svm" in allowed)
+        changes[name] = _head(head, allowed) if head is not None and leaves else None
     if "svm" not in allowed:
         changes["svm_choice"] = None
     if "descriptors" not in allowed:
@@ -66,6 +69,13 @@ def _head(head: HeadResult, allowed: set[Output]) -> HeadResult:
     if "classes" not in allowed:  # the rows stay, since the coordinator counts on one a class; the figures in them go
         changes["classes"] = [_without_figures(row) for row in head.classes]
     return head.model_copy(update=changes)
+
+
+def _masks(masks: MaskResult, allowed: set[Output]) -> MaskResult:
+    changes: dict[str, object] = {name: None for name in ("histogram", "gain") if name not in allowed}
+    if "classes" not in allowed:
+        changes["classes"] = [row.model_copy(update={"iou": _UNDEFINED, "dice": _UNDEFINED}) for row in masks.classes]
+    return masks.model_copy(update=changes)
 
 
 def _without_figures(row: ClassRow) -> ClassRow:

@@ -14,7 +14,7 @@ from client.site_folder import Progress, SiteFolder
 from client.withdrawn import withdrawn
 from shared.errors import InputError
 from shared.release import Release
-from shared.results import DESCRIPTOR_METRICS, METRICS, Estimate
+from shared.results import DESCRIPTOR_METRICS, MASK_METRICS, METRICS, Estimate
 from shared.schema import Strict
 
 _PAGE = "evaluation.html"
@@ -140,6 +140,8 @@ def results(folder: SiteFolder, run: str | None = None) -> list[ResultLine]:
 
 def metric_lines(figures: OwnFigures) -> list[str]:
     """One line a metric: name, then value and interval of the network and, where there is one, of the SVM; then one a descriptor."""
+    if (masks := figures.evaluated.masks) is not None:
+        return [f"{name.replace('_', ' ')}: {_estimate(getattr(masks, name))}" for name in MASK_METRICS]
     heads = [("network", figures.evaluated.network), ("SVM", figures.evaluated.svm)]
     lines = []
     for name in METRICS:

@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from client import optimiser_file
 from client.losses import image_losses
 from shared.errors import DataError, NonFiniteUpdateError
-from shared.models.network import Network
+from shared.models.network import FederatedNetwork, Network
 from shared.models.state import travelling
 from shared.results import Epoch
 from shared.study_training import Training
 
 Precision = Literal["fp32", "bf16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
-#: One epoch each time it is iterated: images (B, C, H, W) and class indices (B,), both on the device; in a study with descriptors
-#: (B, 1 + descriptors), the class first.
+#: One epoch each time it is iterated: images (B, C, H, W), and class indices (B,) or masks (B, 1, H, W), both on the device; in a study
+#: with descriptors (B, 1 + descriptors), the class first.
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -101,7 +101,12 @@ def optimiser_of(network: nn.Module, training: Training) -> torch.optim.Optimize
 
 
 def _correct(logits: Tensor, targets: Tensor, positive_index: int, described: int) -> Tensor:
-    """How many classes are right; the last `described` logits and all but the first target are of the descriptors."""
+    """Images that were given their class, or, of masks, the sum of the images' shares of pixels that were.
+
+    The last `described` logits and all but the first target are of the descriptors.
+    """
+    if logits.dim() == 4:
+        return ((logits >= 0) == (targets > 0.5)).flatten(1).double().mean(1).sum()
     labels = targets if targets.ndim == 1 else targets[:, 0]
     logits = logits[:, : logits.shape[1] - described]
     if logits.shape[1] == 1:
@@ -110,7 +115,7 @@ def _correct(logits: Tensor, targets: Tensor, positive_index: int, described: in
 
 
 def train_round(
-    network: Network,
+    network: FederatedNetwork,
     batches: Batches,
     *,
     training: Training,
@@ -158,7 +163,7 @@ def train_round(
     with seeded(seed, device):
         for epoch in range(1, count + 1):
             loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-            correct = torch.zeros((), dtype=torch.int64, device=device)
+            correct = torch.zeros((), dtype=torch.float64, device=device)
             seen = 0
             for x, y in batches:
                 if stop is not None and stop():

@@ -20,7 +20,7 @@ from client.answered import forget as forget_answer
 from client.data.cache import forget_records
 from client.data.records import Record
 from client.data.registry import adapter_for
-from client.kept_scores import forget_scores
+from client.kept_rows import forget_rows
 from client.own_runs import OwnRun, own_runs, read_run
 from client.publications import publications
 from client.roll import Roll, forget_in_roll, load_roll
@@ -150,8 +150,8 @@ def _forget(
     pages = []
     touched = {run.folder for run, _ in rolls}
     for run_folder in sorted(path for path in (folder.path / "runs").glob("*") if path.is_dir()):
-        for path in sorted(run_folder.glob("scores-*.npz")):
-            forget_scores(path, keys)
+        for path in sorted([*run_folder.glob("scores-*.npz"), *run_folder.glob("masks-*.npz")]):
+            forget_rows(path, keys)
         page = run_folder / _PAGE
         if page.exists() and (run_folder in touched or _names_one(page, keys)):
             page.unlink(missing_ok=True)

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from client import run_on_ledger
 from client.cohort import OpenCohort, open_cohort, selected
 from client.data.batches import Batches
 from client.data.contrast import effect_of
+from client.data.mask_targets import MaskTargets
 from client.data.records import Part
 from client.data.splits import PARTS
 from client.descriptors import described
@@ -28,12 +30,16 @@ from client.features import PartFeatures
 from client.gate import Result, Task
 from client.kept_scores import load_scores
 from client.lesion_heat import HeatMaps
+from client.losses import image_losses
+from client.mask_evaluation import evaluate_masks, validation_of
 from client.mask_outline import shown
+from client.masks import PartMasks, found_masks, mask_of
 from client.noised_evaluation import noised_evaluation
 from client.own_runs import keep_figures, on_record
 from client.page import write_page
 from client.page_contrast import contrast_section
 from client.page_descriptors import descriptors_section
+from client.page_masks import write_mask_page
 from client.policy import time_is_up
 from client.private.dp_sgd import PrivateConstants, train_private_round
 from client.private.sampling import PatientSampler
@@ -45,7 +51,7 @@ from shared.exact import as_float
 from shared.imaging.enhancement import is_enhanced
 from shared.metrics.classification import figures
 from shared.models import build_network
-from shared.models.network import Network
+from shared.models.network import FederatedNetwork, Network
 from shared.models.state import frozen_digest, load_travelling, travelling, travelling_arrays
 from shared.results import Evaluated, Prepared, Trained, Validation
 from shared.seeds import derived_seed
@@ -96,7 +102,7 @@ class _Bench:
     task: Task
     run_folder: Path
     cohort: OpenCohort
-    network: Network
+    network: FederatedNetwork
     manifest: Manifest
     device: torch.device
     precision: Precision
@@ -151,11 +157,22 @@ class _Bench:
             memory_format=torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format,
         )
 
+    def targets(self, part: Part, *, shuffled_by: int | None = None) -> Batches | MaskTargets:
+        """As `batches`; of a segmentation study with the masks in place of the labels."""
+        batches = self.batches(part, shuffled_by=shuffled_by)
+        return MaskTargets(batches) if self.task.study.task.kind == "segmentation" else batches
+
+    @property
+    def classifier(self) -> Network:
+        """The network of a study that is not of segmentation: it has features and a head."""
+        assert isinstance(self.network, Network)
+        return self.network
+
     def features(self, part: Part) -> PartFeatures:
         """Features and logits of the part from the network as it is now."""
         rows = self.cohort.parts[part]
         features, logits = extract_features(
-            self.network, self.batches(part), device=self.device, precision=self.precision
+            self.classifier, self.batches(part), device=self.device, precision=self.precision
         )
         return PartFeatures(
             keys=tuple(self.cohort.keys[row] for row in rows),
@@ -163,7 +180,21 @@ class _Bench:
             logits=logits,
             labels=self.cohort.labels[rows],
             patients=self.cohort.patients[rows],
-            described=described(self.network, features, self.cohort.roll.descriptors[rows], device=self.device),
+            described=described(self.classifier, features, self.cohort.roll.descriptors[rows], device=self.device),
+        )
+
+    def masks(self, part: Part) -> PartMasks:
+        """What the network as it is now finds on the part of a segmentation study."""
+        rows, study = self.cohort.parts[part], self.task.study
+        return found_masks(
+            self.network,
+            MaskTargets(self.batches(part)),
+            keys=tuple(self.cohort.keys[row] for row in rows),
+            labels=self.cohort.labels[rows],
+            patients=self.cohort.patients[rows],
+            losses=image_losses(study.training, positive_index=study.task.positive_index, class_counts=None),
+            device=self.device,
+            precision=self.precision,
         )
 
 
@@ -174,7 +205,10 @@ def _prepare(bench: _Bench) -> Prepared:
     baseline: Evaluated | None = None
     if task.study.evaluation.baseline:
         _show(task, "evaluate", 0, 0)
-        baseline = _evaluated(bench, {part: bench.features(part) for part in PARTS}, begun)
+        if task.study.task.kind == "segmentation":
+            baseline = _evaluated_masks(bench, bench.masks("test"), begun)
+        else:
+            baseline = _evaluated(bench, {part: bench.features(part) for part in PARTS}, begun)
     ended = time.perf_counter()
     return Prepared(
         parts={} if private else dict(bench.cohort.counts(len(task.study.task.classes))),
@@ -211,7 +245,7 @@ def _train(bench: _Bench, over: Callable[[], bool]) -> Result:
     try:
         trained = train_round(
             bench.network,
-            bench.batches("train", shuffled_by=bench.seed("batches")),
+            bench.targets("train", shuffled_by=bench.seed("batches")),
             training=training,
             class_counts=np.bincount(bench.cohort.labels[rows], minlength=len(task.study.task.classes)).tolist(),
             positive_index=task.study.task.positive_index,
@@ -331,8 +365,10 @@ def _validate(bench: _Bench) -> Validation:
     rows = bench.cohort.parts["validation"]
     if len(rows) == 0:
         return Validation(loss=None, accuracy=None, auc=None, images=0)
-    part = bench.features("validation")
     study = bench.task.study
+    if study.task.kind == "segmentation":
+        return validation_of(bench.masks("validation"))
+    part = bench.features("validation")
     said = network_predictions(part, study)
     found = figures(said)
     chances = said.scores[np.arange(len(rows)), part.labels]
@@ -348,6 +384,11 @@ def _evaluate(bench: _Bench) -> Result:
     begun = time.perf_counter()
     task, study = bench.task, bench.task.study
     _show(task, "evaluate", 0, 0)
+    if study.task.kind == "segmentation":
+        masks = bench.masks("test")
+        found = _evaluated_masks(bench, masks, begun)
+        _keep_masks(bench, masks, found)
+        return Result(evaluated=found)
     parts = {part: bench.features(part) for part in PARTS}
     external = task.profile.role == "external_test"
     noise = noised_evaluation(parts, study, external=external) if study.privacy is not None else None
@@ -371,10 +412,7 @@ def _evaluate(bench: _Bench) -> Result:
 def _keep(bench: _Bench, parts: dict[Part, PartFeatures], evaluated: Evaluated) -> None:
     """The exact figures, and the hospital's own page of them."""
     task = bench.task
-    keep_figures(bench.run_folder, task.instruction.round, evaluated)
-    if task.instruction.round == task.study.federation.rounds:  # no round follows that would go on from it
-        for path in bench.run_folder.glob("optimiser-*.pt"):
-            path.unlink(missing_ok=True)
+    _keep_own(bench, evaluated)
     write_page(
         bench.run_folder,
         run=task.instruction.run,
@@ -396,6 +434,57 @@ def _descriptors(test: PartFeatures, bench: _Bench, evaluated: Evaluated) -> lis
     study, site = bench.task.study, bench.task.profile.site
     seed = derived_seed("descriptors", study.seed, site)
     return [descriptors_section(test, study, evaluated.descriptors or {}, seed=seed)]
+
+
+def _keep_own(bench: _Bench, evaluated: Evaluated) -> None:
+    task = bench.task
+    keep_figures(bench.run_folder, task.instruction.round, evaluated)
+    if task.instruction.round == task.study.federation.rounds:  # no round follows that would go on from it
+        for path in bench.run_folder.glob("optimiser-*.pt"):
+            path.unlink(missing_ok=True)
+
+
+def _evaluated_masks(bench: _Bench, test: PartMasks, begun: float) -> Evaluated:
+    task, rows = bench.task, bench.cohort.parts["train"]
+    earlier = task.instruction.compare_with
+    return evaluate_masks(
+        test,
+        task.study,
+        train_patients=len(np.unique(bench.cohort.patients[rows])),
+        train_images=len(rows),
+        minimum_cell=task.profile.policy.minimum_cell,
+        seed=derived_seed("evaluation", task.study.seed, task.profile.site),
+        baseline=_masks_file(bench, earlier) if earlier is not None else None,
+        keep=_masks_file(bench, task.instruction.model_digest),
+        masks_seconds=time.perf_counter() - begun,
+    )
+
+
+def _keep_masks(bench: _Bench, test: PartMasks, evaluated: Evaluated) -> None:
+    """The figures of a segmentation study, and the hospital's own page of them."""
+    task, rows = bench.task, bench.cohort.parts["test"]
+    _keep_own(bench, evaluated)
+    batches, pixels = MaskTargets(bench.batches("test")), task.study.preprocessing.model_copy(update={"mask": None})
+
+    def masks(index: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        image, truth = batches.of_rows(rows[index : index + 1])
+        return (truth[0, 0] > 0.5).cpu().numpy(), mask_of(bench.network, image)
+
+    write_mask_page(
+        bench.run_folder,
+        run=task.instruction.run,
+        profile=task.profile,
+        study=task.study,
+        evaluated=evaluated,
+        test=test,
+        parts=bench.cohort.counts(len(task.study.task.classes)),
+        image_of=lambda index: shown(bench.cohort.store.images[rows[index]][:-1], pixels),
+        masks_of=masks,
+    )
+
+
+def _masks_file(bench: _Bench, model_digest: str) -> Path:
+    return bench.run_folder / f"masks-{model_digest[:16]}.npz"
 
 
 def _sections(bench: _Bench) -> list[Markup]:
@@ -447,7 +536,7 @@ def _heat(bench: _Bench) -> HeatMaps | None:
     rows, study = bench.cohort.parts["test"], bench.task.study
     batches = bench.batches("test")
     return HeatMaps.of(
-        bench.network,
+        bench.classifier,
         lambda some: batches.of_rows(rows[np.asarray(some, dtype=np.int64)])[0],
         files=[bench.cohort.roll.files[row] for row in rows],
         recipe=study.preprocessing,

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from server.report.build import build_report
-from server.report.schema import ErrorCount, Figure, HeadReport, PooledHead, Report
+from server.report.schema import ErrorCount, Figure, HeadReport, MaskReport, PooledHead, PooledMasks, Report
 from server.run_folder import RunFolder
 from shared.errors import RunFolderError
 from shared.metrics.over_classes import NOISED
@@ -43,22 +43,34 @@ def side_of(path: Path) -> Side:
 
 
 def comparison(sides: list[Side]) -> Table:
-    """One row a hospital, head and figure, one column a run. Figures of noised counts carry the noise in their intervals."""
+    """One row a hospital, head and figure, one column a run. Figures of noised counts carry the noise in their intervals.
+
+    Raises RunFolderError where one run is of classes and another of masks.
+    """
     table = Table(title="Test figures side by side", title_justify="left")
     for heading in ("hospital", "head", "figure"):
         table.add_column(heading)
     for side in sides:
         table.add_column(f"{side.name}\n{side.privacy}", justify="right")
+    kinds = {side.report.kind for side in sides}
+    if len(kinds) > 1:
+        raise RunFolderError(
+            "one of the runs tells classes apart and another finds masks, so they share no figure to compare"
+        )
+    figures = {"iou": "IoU", "dice": "Dice"} if kinds == {"segmentation"} else FIGURES
+    heads = {"masks": "network"} if kinds == {"segmentation"} else HEADS
     sites = sorted({site for side in sides for site in side.report.sites})
     for site in [*sites, None]:
-        for head, title in HEADS.items():
+        for head, title in heads.items():
             found = [_head(side.report, site, head) for side in sides]
             if all(one is None for one in found):
                 continue
-            for figure, name in FIGURES.items():
+            for figure, name in figures.items():
                 cells = [_cell(getattr(one, figure) if one is not None else None) for one in found]
                 table.add_row(_title(site, sides), title, name, *cells)
-            over = [one.over_classes if one is not None else None for one in found]
+            over = [one.over_classes if isinstance(one, HeadReport | PooledHead) else None for one in found]
+            if head == "masks":
+                continue
             for figure, name in WEIGHTED.items():
                 cells = [_cell(getattr(one.weighted, figure) if one is not None else None) for one in over]
                 table.add_row(_title(site, sides), title, name, *cells)
@@ -74,6 +86,8 @@ def notes(sides: list[Side]) -> list[str]:
     heads = [
         head for side in sides for head in (side.report.pooled.network, side.report.pooled.svm) if head is not None
     ]
+    if not heads:
+        return []
     said = [
         "FP + FN is added over all classes, each against the rest: every wrong image counts twice. "
         "Weighted figures count each class as often as it has images."
@@ -91,12 +105,12 @@ def _title(site: str | None, sides: list[Side]) -> str:
     return f"{site} (external test)" if any(site in side.report.external_sites for side in sides) else site
 
 
-def _head(report: Report, site: str | None, head: str) -> HeadReport | PooledHead | None:
+def _head(report: Report, site: str | None, head: str) -> HeadReport | PooledHead | MaskReport | PooledMasks | None:
     if site is None:
-        pooled: PooledHead | None = getattr(report.pooled, head)
+        pooled: PooledHead | PooledMasks | None = getattr(report.pooled, head)
         return pooled
     one = report.sites.get(site)
-    result: HeadReport | None = getattr(one, head) if one is not None else None
+    result: HeadReport | MaskReport | None = getattr(one, head) if one is not None else None
     return result
 
 

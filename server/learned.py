@@ -3,6 +3,9 @@
 Every hospital's SVM must be above chance (the AUC's interval above 0.5), and the final global model must beat the round-0 model on
 the same test patients at the pooled level (the paired interval of the AUC's gain above 0), for the network and for the SVM.
 
+Of a segmentation study there is no chance to be above: there the masks must be better than the round-0 model's, by the paired interval of
+the gain in IoU, at every hospital and over all.
+
 Where only noised counts have left there is no AUC, and no figure of round 0: then balanced accuracy must be above chance over all
 hospitals, its interval the noise included. A single hospital's counts may be too few under their noise, so it is not asked.
 """
@@ -14,8 +17,9 @@ from dataclasses import dataclass
 
 from server.run_folder import RunFolder
 from shared.errors import RunFolderError
+from shared.metrics.mask_pooling import pool_masks
 from shared.metrics.pooling import HeadKey, PooledHead, pool
-from shared.results import Evaluated
+from shared.results import Difference, Evaluated, MaskGain
 from shared.study import Study
 
 
@@ -34,11 +38,15 @@ def questions(study: Study, sites: Mapping[str, Evaluated], external: Collection
     What is asked of all hospitals is asked of those that trained, without the `external` ones.
     """
     trained = {site: one for site, one in sites.items() if site not in external}
-    if any(one.network.noise is not None for one in sites.values()):
+    if study.task.kind == "segmentation":
+        return _of_masks(study, sites, trained)
+    if any(one.network is not None and one.network.noise is not None for one in sites.values()):
         return _of_noised_counts(study, trained)
     asked: list[Question] = []
     for site, result in sorted(sites.items()):
         head = result.svm or result.network
+        if head is None:
+            continue
         low = head.auc.low
         asked.append(
             Question(
@@ -64,6 +72,23 @@ def questions(study: Study, sites: Mapping[str, Evaluated], external: Collection
 def _pooled(sites: Mapping[str, Evaluated], head: HeadKey, study: Study) -> PooledHead | None:
     every = [sites[site] for site in sorted(sites)]
     return pool(every, head, positive=study.task.positive_index, confidence=study.evaluation.confidence)
+
+
+def _of_masks(study: Study, sites: Mapping[str, Evaluated], trained: Mapping[str, Evaluated]) -> list[Question]:
+    asked = [
+        _of_gain(f"{site}: the final model's masks are better than the round-0 model's", one.masks.gain)
+        for site, one in sorted(sites.items())
+        if one.masks is not None
+    ]
+    pooled = pool_masks([trained[site] for site in sorted(trained)], confidence=study.evaluation.confidence)
+    text = "all hospitals: the final model's masks are better than the round-0 model's"
+    return [*asked, _of_gain(text, pooled.gain if pooled is not None else None)]
+
+
+def _of_gain(text: str, gain: Mapping[MaskGain, Difference] | None) -> Question:
+    one = gain.get("iou") if gain is not None else None
+    told = "no paired figure" if one is None else _interval("gain in IoU", one.value, one.low, one.high)
+    return Question(text, told, one is not None and one.low > 0)
 
 
 def without_baseline(study: Study) -> str | None:

@@ -218,9 +218,9 @@ class Coordinator:
         ):
             if arrival.asked.kind != "evaluate":
                 self._take_late(arrival)
-            elif arrival.answer is not None and arrival.answer.evaluated is not None and arrival.miss is None:
+            elif arrival.miss is None and (found := self._figures(arrival)) is not None:
                 self._keep(arrival)
-                results[arrival.asked.site] = arrival.answer.evaluated
+                results[arrival.asked.site] = found
                 self._note("site", number=checkpoint.round, site=arrival.asked.site, phase="done", text="evaluated")
             else:
                 miss = arrival.miss or Miss(site=arrival.asked.site, reason="invalid")
@@ -236,6 +236,12 @@ class Coordinator:
         )
         if not results:
             raise QuorumError("no site evaluated the final model; the model itself is kept in the last round's folder")
+
+    def _figures(self, arrival: Arrival) -> Evaluated | None:
+        """What the site evaluated, where it is of the kind that the study asks for."""
+        found = arrival.answer.evaluated if arrival.answer is not None else None
+        wanted = self.study.task.kind == "segmentation"
+        return found if found is not None and (found.masks is not None) == wanted else None
 
     def _arrivals(
         self,

@@ -37,6 +37,7 @@ def exact_in_evaluation(evaluated: Evaluated, study: Study) -> list[str]:
     exact += ["seconds"] if evaluated.seconds else []
     exact += ["svm_choice"] if evaluated.svm_choice is not None else []
     exact += ["descriptors"] if evaluated.descriptors is not None else []
+    exact += ["masks"] if evaluated.masks is not None else []
     exact += ["svm_paper"] if evaluated.svm_paper is not None else []
     if study.privacy is not None and study.privacy.svm is None and evaluated.svm is not None:
         exact.append("svm")

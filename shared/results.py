@@ -130,6 +130,63 @@ class DescriptorResult(Strict):
         return self
 
 
+#: Figures of masks, each a mean over the test images (`shared.metrics.segmentation`), in the order of the tables.
+MASK_METRICS = ("iou", "dice", "thresholded_iou", "pixel_accuracy", "sensitivity", "specificity")
+MaskGain = Literal["iou", "dice"]
+
+
+class MaskClassRow(Strict):
+    """Figures of the masks of one class's images."""
+
+    images: Count
+    iou: Estimate
+    dice: Estimate
+
+
+class DiceHistogram(Strict):
+    """Counts of test images by their Dice coefficient.
+
+    `edges` are public bin edges; neighbours were merged until no cell is above 0 and below the minimum cell.
+    """
+
+    edges: list[Annotated[float, Field(ge=0, le=1)]]
+    images: list[Count]
+    minimum_cell: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> DiceHistogram:
+        cells = len(self.edges) - 1
+        if cells < 1 or len(self.images) != cells:
+            raise ValueError(
+                f"{len(self.edges)} edges need one count between each two, but there are {len(self.images)}"
+            )
+        if any(low >= high for low, high in pairwise(self.edges)):
+            raise ValueError("edges must ascend")
+        if any(0 < count < self.minimum_cell for count in self.images):
+            raise ValueError(f"a cell counts fewer than {self.minimum_cell} images but not none")
+        return self
+
+
+class MaskResult(Strict):
+    """Figures of the masks that the network finds on the hospital's test images: means over the images.
+
+    A pixel is found where the chance of a lesion is at least one half.
+    """
+
+    iou: Estimate
+    dice: Estimate
+    thresholded_iou: Estimate = Field(description="IoU, or 0 where it is below 0.65")
+    pixel_accuracy: Estimate
+    sensitivity: Estimate = Field(description="of the lesion's pixels; over the images with a lesion")
+    specificity: Estimate = Field(description="of the other pixels")
+    #: by class, in the study's order
+    classes: list[MaskClassRow]
+    histogram: DiceHistogram | None = Field(default=None, description="None where the cells are too small to leave")
+    gain: dict[MaskGain, Difference] | None = Field(
+        default=None, description="final minus round 0; None without a baseline"
+    )
+
+
 class SvmChoice(Strict):
     """What the grid search chose."""
 
@@ -140,13 +197,17 @@ class SvmChoice(Strict):
 
 
 class Evaluated(Strict):
-    """One hospital's evaluation of one global model. Counts are None where only noised ones leave."""
+    """One hospital's evaluation of one global model: of a segmentation study `masks`, of any other `network` and what may go with it.
+
+    Counts are None where only noised ones leave.
+    """
 
     patients: Count | None
     images: Count | None
     train_patients: Count | None
     train_images: Count | None
-    network: HeadResult
+    network: HeadResult | None = None
+    masks: MaskResult | None = None
     svm: HeadResult | None = None
     svm_paper: HeadResult | None = Field(
         default=None, description="the SVM with the study's C and gamma as given, where a grid was searched"
@@ -156,6 +217,14 @@ class Evaluated(Strict):
         default=None, description="by name; None in a study without descriptors, and where only noised counts leave"
     )
     seconds: dict[Literal["features", "svm", "metrics", "total"], float]
+
+    @model_validator(mode="after")
+    def _check(self) -> Evaluated:
+        if (self.network is None) == (self.masks is None):
+            raise ValueError("an evaluation is of classes, network, or of masks: one of the two must be given")
+        if self.masks is not None and (self.svm, self.svm_paper, self.svm_choice) != (None, None, None):
+            raise ValueError("an evaluation of masks has no SVM")
+        return self
 
 
 class PartCounts(Strict):
@@ -190,18 +259,19 @@ class Prepared(Strict):
 
 
 class Epoch(Strict):
-    """Mean training loss (with the descriptors' share) and accuracy over one local epoch."""
+    """Mean training loss (with the descriptors' share) and accuracy over one local epoch. Of a segmentation study accuracy is of pixels."""
 
     loss: float
     accuracy: float
 
 
 class Validation(Strict):
-    """The incoming global model on the site's validation part, before training."""
+    """The incoming global model on the site's validation part, before training. Of a segmentation study accuracy is that of pixels."""
 
     loss: float | None
     accuracy: float | None
     auc: float | None
+    dice: float | None = Field(default=None, description="mean over the images; of a segmentation study only")
     images: Count
 
 

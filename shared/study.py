@@ -24,6 +24,7 @@ from shared.study_metadata import Metadatum, width_of
 from shared.study_model import Model, WeightsFile
 from shared.study_pixels import Preprocessing
 from shared.study_privacy import Privacy, obstacles
+from shared.study_segmentation import contradictions
 from shared.study_task import Task
 from shared.study_training import Training
 from shared.yaml_source import read_yaml, validate
@@ -75,6 +76,8 @@ class Study(Strict):
             raise ValueError(f"binary_cross_entropy needs two classes, but the study has {len(self.task.classes)}")
         if bool(self.task.descriptors) != (self.training.descriptor_weight is not None):
             raise ValueError("training.descriptor_weight must be given with task.descriptors, and only then")
+        if found := list(contradictions(self)):
+            raise ValueError(f"task.kind is {self.task.kind}: " + "; ".join(found))
         self.augmentation.require_fits(self.preprocessing.size)
         self._check_metadata()
         self._check_stages()
@@ -125,7 +128,7 @@ class Study(Strict):
     @property
     def mask_is_input(self) -> bool:
         """Whether the network gets the mask as one more plane of its input."""
-        return self.preprocessing.mask is not None
+        return self.preprocessing.mask is not None and self.task.kind == "classification"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -135,8 +138,8 @@ class Study(Strict):
 
     @property
     def outputs(self) -> int:
-        """Outputs of the network: one logit (of the positive class) for binary cross-entropy, else one a class."""
-        return 1 if self.training.loss == "binary_cross_entropy" else len(self.task.classes)
+        """Outputs of the network: one logit for binary cross-entropy (of the positive class) and for a mask (a pixel), else one a class."""
+        return 1 if self.training.loss in ("binary_cross_entropy", "cross_entropy_dice") else len(self.task.classes)
 
     @property
     def split_seed(self) -> int | str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,13 @@ class Model(Strict):
     freeze: list[str] = Field(default_factory=list, description="e.g. [conv1, bn1, layer1]")
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="before the last linear layer; of VGG, before its last two"
+    )
+
+    widths: list[Annotated[int, Field(ge=8, le=2048)]] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=6,
+        description="split_attention_unet: channels by level, from full resolution down; None: [128, 256, 512, 512]",
     )
 
     @model_validator(mode="after")

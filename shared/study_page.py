@@ -189,10 +189,22 @@ without.
 """
 
 
+_SEGMENTATION = """# A segmentation study
+
+With `task.kind: segmentation` the network answers with a mask of the lesion in place of a class. `preprocessing.mask` is then
+`{from: annotated}`, `training.loss` is `cross_entropy_dice`, and `model.name` is `split_attention_unet`. The classes only select the
+records, keep the split even and divide the figures. Every hospital reports means over its test images (IoU, Dice, IoU with images below
+0.65 counted as 0, pixel accuracy, sensitivity and specificity), each with its interval, and a histogram of Dice. `head`,
+`training.class_weights`, `evaluation.release` and `privacy` are refused: there is no noised release of the figures of masks.
+`configs/skinnet_segmentation_small.yaml` is an example; `consilium-server export` writes the network into a file that other studies can
+name in `preprocessing.mask`.
+"""
+
+
 def markdown() -> str:
     """The page."""
     study, profile = tables(Study, defaults=True), tables(Profile, defaults=True)
-    return f"{_INTRODUCTION}\n{_PRIVATE}\n# A study, key by key\n\n{study}\n# A site profile, key by key\n\n{profile}"
+    return f"{_INTRODUCTION}\n{_SEGMENTATION}\n{_PRIVATE}\n# A study, key by key\n\n{study}\n# A site profile, key by key\n\n{profile}"
 
 
 if __name__ == "__main__":

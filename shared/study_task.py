@@ -11,6 +11,9 @@ from shared.schema import Name, Strict
 from shared.study_descriptors import Descriptor
 from shared.study_hierarchy import Placed, ordered, placed, spelled, written_out
 
+#: What a network answers with: a class of each image, or a mask over it.
+Kind = Literal["classification", "segmentation"]
+
 
 class Task(Strict):
     """What is told apart. `classes` maps each class to the labels of the data layouts that mean it (case does not matter).
@@ -20,8 +23,16 @@ class Task(Strict):
     order in the file: the digest is over JSON with sorted keys, and must not leave two meanings to one approval.
     """
 
+    kind: Kind = Field(
+        default="classification",
+        description="classification: a class for each image; segmentation: the lesion's mask in each image, whatever its class, while "
+        "the classes select the records, keep the split even and divide the figures",
+    )
     classes: dict[Name, list[str]] = Field(min_length=2)
-    positive_class: str = Field(description="the class that sensitivity, specificity, precision, F1 and ROC are about")
+    positive_class: str = Field(
+        description="the class that sensitivity, specificity, precision, F1 and ROC are about; in a segmentation study only the one "
+        "that data.scarce_classes never leaves out"
+    )
     unit: Literal["finding", "view", "image"] = Field(
         description="what one label belongs to: a finding, a whole view (positive if any finding is), or an image"
     )

@@ -70,7 +70,10 @@ class Training(Strict):
     optimiser_state: Literal["reset", "keep"] = Field(
         default="reset", description="whether a site's optimiser starts anew each round or goes on"
     )
-    loss: Literal["binary_cross_entropy", "cross_entropy", "focal"]
+    loss: Literal["binary_cross_entropy", "cross_entropy", "focal", "cross_entropy_dice"] = Field(
+        description="cross_entropy_dice, of a segmentation study and only there: each image's mean binary cross-entropy over its pixels "
+        "plus its Dice loss"
+    )
     focal: Focal | None = Field(default=None, description="loss: focal only, and must be given there")
     stages: list[Stage] = Field(
         default_factory=list,

@@ -36,7 +36,7 @@ from client.private.requirements import (
 from client.private.sampling import PatientSampler
 from client.training import TrainingStopped, optimiser_of, seeded
 from shared.errors import NonFiniteUpdateError, PrivacyError
-from shared.models.network import EveryHead, Network
+from shared.models.network import EveryHead, FederatedNetwork
 from shared.models.state import travelling
 from shared.study_training import Training
 
@@ -186,7 +186,7 @@ class PrivateTrainingResult:
 
 
 def train_private_round(
-    network: Network,
+    network: FederatedNetwork,
     sampler: PatientSampler,
     load: Load,
     *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from server.documents.mask_analyses import mask_metrics, mask_tables
 from server.documents.parts import Block, Bullets, Document, Facts, Fill, Paragraph, Section, Table, Text
 from server.report.noised_words import above_chance, chance, noised
 from server.report.page import CLASS_COLUMNS, COLUMNS
@@ -49,11 +50,11 @@ def _details(report: Report) -> Facts:
         ("Owner", Fill("the coordinator", "person or organisation that develops and answers for the model")),
         ("Date", moment(run.ended or run.started)),
         ("Version", f"run {run.name}, digest {run.final_model}" if run.final_model else f"run {run.name}, not evaluated"),
-        ("Type", f"image classifier: {model['name']}, {', '.join(options)}; {run.parameters:,} parameters, "
+        ("Type", f"{_kind(report)}: {model['name']}, {', '.join(options)}; {run.parameters:,} parameters, "
                  f"{run.trained_parameters:,} trained"),
         ("Starting point", start),
         ("Frozen", ", ".join(model["freeze"]) if model["freeze"] else "nothing"),
-        ("Classes", f"{joined([class_words(one) for one in report.classes])}; positive: {class_words(report.positive_class)}"),
+        ("Answers with", "a mask of the lesion") if report.kind == "segmentation" else ("Classes", _classes(report)),
         ("Software", ", ".join(f"{name} {value}" for name, value in run.versions.items()) + f"; code digest {run.code_digest}"),
         ("Study", f"{report.study['name']}, digest {run.study_digest}"),
         ("Licence", Fill("the owner", "licence of the model and its weights")),
@@ -61,6 +62,14 @@ def _details(report: Report) -> Facts:
         ("Citation", Fill("the owner", "paper or other source, if there is one")),
     ]  # fmt: skip
     return Facts(rows)
+
+
+def _kind(report: Report) -> str:
+    return "segmentation network" if report.kind == "segmentation" else "image classifier"
+
+
+def _classes(report: Report) -> str:
+    return f"{joined([class_words(one) for one in report.classes])}; positive: {class_words(report.positive_class)}"
 
 
 def _training(report: Report) -> Facts:
@@ -76,7 +85,7 @@ def _training(report: Report) -> Facts:
         ("Mean", f"weights {federation['weighting'] if isinstance(federation['weighting'], str) else 'as the study gives them'}, "
                  f"{federation['optimiser']['name']}"),
         ("Input", f"{pixels['size']} x {pixels['size']} pixels, {pixels['channels']} channel(s), {pixels['region']} region"
-                  f"{_mask(pixels.get('mask'))}"),
+                  f"{_mask(pixels.get('mask')) if report.kind == 'classification' else ''}"),
         ("Augmentation", _augmentation(study["augmentation"])),
         ("Seed", f"{study['seed']}, one run"),
     ]  # fmt: skip
@@ -100,8 +109,12 @@ def _round(training: dict[str, Any], privacy: dict[str, Any] | None) -> str:
 
 
 def _augmentation(values: dict[str, Any]) -> str:
+    """Numbers after their names; of a part with settings of its own the probability."""
     on = [
-        f"{name.replace('_', ' ')}{'' if value is True else f' {value:g}'}" for name, value in values.items() if value
+        f"{name.replace('_', ' ')}{'' if value is True else f' {strength:g}'}"
+        for name, value in values.items()
+        if value
+        for strength in [value["probability"] if isinstance(value, dict) else value]
     ]
     return ", ".join(on) if on else "none"
 
@@ -134,6 +147,8 @@ def _factors(report: Report) -> list[Block]:
 
 def _metrics(report: Report) -> list[Block]:
     confidence = f"{100 * report.confidence:g} %"
+    if report.kind == "segmentation":
+        return mask_metrics(confidence)
     if noised(report):
         how = (
             "All figures are computed from confusion counts with two-sided geometric noise, one vote a test patient. The "
@@ -195,6 +210,8 @@ def _selected(select: dict[str, list[str]]) -> str:
 
 
 def _analyses(report: Report) -> list[Block]:
+    if report.pooled.masks is not None:
+        return mask_tables(report, report.pooled.masks)
     heads = [head for head in ("svm", "network") if getattr(report.pooled, head) is not None]
     if not heads:
         return [Paragraph("None: no hospital sent an evaluation of the final model.")]
@@ -293,7 +310,9 @@ def _caveats(report: Report) -> Bullets:
         if report.external_sites
         else "The test patients come from the hospitals that trained. How the model does at another hospital is not known.",
         "It is one training run with one seed; the intervals do not cover another run.",
-        "Precision depends on how common the positive class is in these test parts.",
+        "The true masks are what one way of drawing gave; how far two experts' masks differ was not measured."
+        if report.kind == "segmentation"
+        else "Precision depends on how common the positive class is in these test parts.",
         "Whether federating was worth it for a hospital, against training alone, was not measured.",
     ]
     if report.privacy is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from server.report.build_masks import mask_report, pooled_masks
 from server.report.descriptors import descriptor_reports
 from server.report.how import HOW, how
 from server.report.privacy import privacy_report
@@ -52,6 +53,7 @@ def build_report(folder: RunFolder) -> Report:
     external = sorted(site for site, answer in prepared.items() if answer.external)
     return Report(
         run=_run(run, study, rounds, final),
+        kind=study.task.kind,
         classes=list(study.task.class_names),
         positive_class=study.task.positive_class,
         unit=study.task.unit,
@@ -136,6 +138,7 @@ def _site(
         svm=_head(evaluated, "svm", study),
         svm_paper=_head(evaluated, "svm_paper", study),
         svm_choice=evaluated.svm_choice if evaluated else None,
+        masks=mask_report(evaluated, study) if evaluated else None,
         baseline=_baseline(baseline, study),
         curve=[_curve_point(site, record) for record in rounds if site in record.trained],
         timing=[_timing(site, record) for record in rounds if site in record.trained and site in record.sites],
@@ -157,8 +160,13 @@ def _data(prepared: Prepared) -> DataReport:
 
 
 def _baseline(evaluated: Evaluated | None, study: Study) -> Baseline | None:
-    network = _head(evaluated, "network", study)
-    return None if network is None else Baseline(network=network, svm=_head(evaluated, "svm", study))
+    if evaluated is None:
+        return None
+    return Baseline(
+        network=_head(evaluated, "network", study),
+        svm=_head(evaluated, "svm", study),
+        masks=mask_report(evaluated, study),
+    )
 
 
 def _curve_point(site: str, record: RoundRecord) -> CurvePoint:
@@ -170,6 +178,7 @@ def _curve_point(site: str, record: RoundRecord) -> CurvePoint:
         validation_loss=trained.validation.loss if trained.validation else None,
         validation_accuracy=trained.validation.accuracy if trained.validation else None,
         validation_auc=trained.validation.auc if trained.validation else None,
+        validation_dice=trained.validation.dice if trained.validation else None,
         validation_images=trained.validation.images if trained.validation else None,
         train_images=trained.images,
         train_patients=trained.patients,
@@ -287,6 +296,7 @@ def _pooled(sites: Mapping[str, Evaluated], study: Study) -> Pooled:
         network=pooled_head(sites, "network", study),
         svm=pooled_head(sites, "svm", study),
         svm_paper=pooled_head(sites, "svm_paper", study),
+        masks=pooled_masks(sites, study),
     )
 
 

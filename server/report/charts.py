@@ -68,9 +68,15 @@ def hatch_swatch(phase: int) -> Markup:
 
 
 def line_chart(
-    series: Sequence[Series], *, label: str, x_label: str, y_label: str, y_range: tuple[float, float] | None = None
+    series: Sequence[Series],
+    *,
+    label: str,
+    x_label: str,
+    y_label: str,
+    y_range: tuple[float, float] | None = None,
+    whole: bool = True,
 ) -> Markup:
-    """Lines over a shared x axis of whole numbers. `label` is what a screen reader says."""
+    """Lines over a shared x axis, of whole numbers unless `whole` is False. `label` is what a screen reader says."""
     width, height, left, right, top, bottom = 460, 250, 46, 12, 10, 40
     xs = [x for one in series for x, y in one.points if y is not None]
     ys = [y for one in series for _, y in one.points if y is not None and math.isfinite(y)]
@@ -86,7 +92,7 @@ def line_chart(
         )
 
     parts = [_grid_y(y_ticks, place(x_low, 0)[0], width - right, lambda y: place(x_low, y)[1])]
-    for x in whole_ticks(x_low, x_high):
+    for x in whole_ticks(x_low, x_high) if whole else ticks(x_low, x_high):
         parts.append(_text(place(x, y_low)[0], height - bottom + 16, f"{x:g}", anchor="middle"))
     parts.append(_text((left + width - right) / 2, height - 6, x_label, anchor="middle", css="axis"))
     parts.append(_vertical_text(12, (top + height - bottom) / 2, y_label))
@@ -125,9 +131,15 @@ def roc_chart(curves: Sequence[Series], *, label: str) -> Markup:
 
 
 def interval_chart(
-    rows: Sequence[Interval], *, label: str, x_label: str, x_range: tuple[float, float], reference: float, says: str
+    rows: Sequence[Interval],
+    *,
+    label: str,
+    x_label: str,
+    x_range: tuple[float, float],
+    reference: float | None,
+    says: str,
 ) -> Markup:
-    """A value with its interval a row, beside a reference line that `says` what it means."""
+    """A value with its interval a row, beside a reference line that `says` what it means, where there is one."""
     width, left, right, top, step = 760, 190, 176, 24, 25
     height = top + step * len(rows) + 40
     low, high = x_range
@@ -140,8 +152,9 @@ def interval_chart(
     for x in ticks(low, high):
         parts.append(_line(place(x), top - 4, place(x), bottom, css="grid"))
         parts.append(_text(place(x), bottom + 16, signed(x) if low < 0 else f"{x:g}", anchor="middle"))
-    parts.append(_line(place(reference), top - 6, place(reference), bottom, css="chance"))
-    parts.append(_text(place(reference), 12, says, anchor="middle"))
+    if reference is not None:
+        parts.append(_line(place(reference), top - 6, place(reference), bottom, css="chance"))
+        parts.append(_text(place(reference), 12, says, anchor="middle"))
     parts.append(_text((left + width - right) / 2, height - 6, x_label, anchor="middle", css="axis"))
     for index, row in enumerate(rows):
         y = top + step * (index + 0.5)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import NormalDist
+
+import numpy as np
 
 from server.report.how import HOW
 from server.report.schema import DescriptorFigures, DescriptorReport, Figure, PooledDescriptor, PooledFigure
-from shared.metrics.pooling import weighted_mean
+from shared.metrics.pooling import mean_of_estimates
 from shared.results import DESCRIPTOR_METRICS, DescriptorResult, Estimate, Evaluated
 from shared.study import Study
 
@@ -46,11 +49,10 @@ def _pooled(found: Mapping[str, DescriptorResult], study: Study) -> PooledDescri
     if not found:
         return None
     weights = [one.images for one in found.values()]
+    z = NormalDist().inv_cdf(0.5 + study.evaluation.confidence / 2.0)
     figures = {}
     for name in DESCRIPTOR_METRICS:
-        mean = weighted_mean(
-            [getattr(one, name) for one in found.values()], weights, confidence=study.evaluation.confidence
-        )
+        mean = mean_of_estimates([getattr(one, name) for one in found.values()], np.array(weights, dtype=np.float64), z)
         figures[name] = PooledFigure(
             value=mean.value, low=mean.low, high=mean.high, images=sum(weights), how=HOW["descriptor"]
         )

@@ -13,6 +13,7 @@ HOW = {
     "descriptor": f"mean of the hospitals' own figures weighted by the test images that have the descriptor; {_INTERVAL}",
     "roc": "from the hospitals' score histograms added up, the images of a cell taken as spread evenly; it also compares images "
     "across hospitals; interval from drawing the histograms anew, each hospital with as many images as it has patients",
+    "masks": f"mean of the hospitals' own means over their images, weighted by test images; {_INTERVAL}",
     "noised": "from the hospitals' noised counts added up, one vote a patient; the interval covers both which patients came and what noise "
     "can have done to the counts",
     "noised auc": "not known: no score leaves a hospital where the counts carry noise",

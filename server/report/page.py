@@ -11,8 +11,9 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server.report import charts, noised_words, words
+from server.report import charts, mask_words, noised_words, words
 from server.report.charts import Bar, Interval, Series
+from server.report.mask_page import mask_values
 from server.report.paper import paper_table
 from server.report.schema import Figure, HeadReport, PooledHead, Report, SiteReport
 from shared.exact import as_float
@@ -84,12 +85,14 @@ def render(report: Report) -> str:
         "mib": lambda value: f"{value / 2**20:.1f} MiB",
         "moment": words.moment,
     }
+    segmentation = report.kind == "segmentation"
+    told = mask_words if segmentation else noised_words
     page = environment.get_template("report.html.j2").render(
         report=report,
         run=report.run,
-        summary=noised_words.summary(report),
-        headlines=noised_words.headlines(report),
-        counted_on=noised_words.counted_on(report),
+        summary=told.summary(report),
+        headlines=told.headlines(report),
+        counted_on=told.counted_on(report),
         noised=noised_words.noised(report),
         private=report.privacy is not None,
         judged=noised_words.judged(report),
@@ -106,8 +109,10 @@ def render(report: Report) -> str:
         over_classes_noised=NOISED,
         site_phases=SITE_PHASES,
         round_phases=ROUND_PHASES,
-        glossary=noised_words.glossary(report),
+        glossary=told.glossary(report),
         paper=paper_table(report),
+        segmentation=segmentation,
+        **mask_values(report),
         percent=f"{report.confidence * 100:g} %",
         unit=words.units(report),
         styles={site: index for index, site in enumerate(report.sites)},
@@ -270,6 +275,7 @@ def _curves(report: Report) -> list[tuple[str, str, Markup]]:
         ("Validation loss", on_validation, validation("validation_loss"), "loss", loss_range),
         ("Training accuracy", on_training, training("train_accuracy"), "accuracy", (0.0, 1.0)),
         ("Validation accuracy", on_validation, validation("validation_accuracy"), "accuracy", (0.0, 1.0)),
+        ("Validation Dice", on_validation, validation("validation_dice"), "mean Dice", (0.0, 1.0)),
         ("Validation AUC", on_validation, validation("validation_auc"), "AUC", (0.0, 1.0)),
     )
     return [

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.report.published import COUNTS, TITLES, Paper, PublishedRow, contradictions, papers
-from server.report.schema import HeadReport, PooledHead, Report
+from server.report.schema import Figure, HeadReport, MaskReport, PooledFigure, PooledHead, PooledMasks, Report
 from shared.metrics.over_classes import errors, weighted_rates
 
 #: Figures that a report holds by these very names; the others are made of its confusion counts.
 REPORTED = ("accuracy", "sensitivity", "specificity", "precision", "f1", "auc")
+
+
+Head = HeadReport | PooledHead | MaskReport | PooledMasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +74,21 @@ def whose(report: Report, paper: Paper) -> str:
     return "all hospitals together" if len(report.sites) > 1 else "the one hospital"
 
 
-def head_of(report: Report, row: PublishedRow, paper: Paper) -> HeadReport | PooledHead | None:
+def head_of(report: Report, row: PublishedRow, paper: Paper) -> Head | None:
     """The head that the row is about: of the external test where the paper's is one and we have one, else pooled."""
     place = report.sites[report.external_sites[0]] if whose(report, paper).startswith("the external") else report.pooled
-    head: HeadReport | PooledHead | None = getattr(place, row.head)
+    head: Head | None = getattr(place, row.head)
     return head
 
 
-def figure_in(head: HeadReport | PooledHead | None, name: str, report: Report, paper: Paper) -> str:
+def figure_in(head: Head | None, name: str, report: Report, paper: Paper) -> str:
     """A figure of ours as text, with its interval where it has one."""
     if head is None:
         return "–"
+    if isinstance(head, MaskReport | PooledMasks):
+        return _text(head.iou) if name == "mean_iou" else "–"
     if name in REPORTED:
-        figure = getattr(head, name)
-        if figure.value is None:
-            return "–"
-        ends = "" if figure.low is None or figure.high is None else f" ({figure.low:.2f} to {figure.high:.2f})"
-        return f"{figure.value:.3f}{ends}"
+        return _text(getattr(head, name))
     rare = {label.lower() for label in paper.rare}
     rows = [index for index, label in enumerate(report.classes) if label.lower() in rare]
     value = from_confusion(np.array(head.confusion), rows).get(name)
@@ -96,6 +97,13 @@ def figure_in(head: HeadReport | PooledHead | None, name: str, report: Report, p
     if name == "errors" and head.over_classes is not None:  # of noised counts it is not the number of images
         return f"{value:.0f} ({value / 2:.0f} wrong images)"
     return f"{value:.0f}" if name in COUNTS else f"{value:.3f}"
+
+
+def _text(figure: Figure | PooledFigure) -> str:
+    if figure.value is None:
+        return "–"
+    ends = "" if figure.low is None or figure.high is None else f" ({figure.low:.2f} to {figure.high:.2f})"
+    return f"{figure.value:.3f}{ends}"
 
 
 def from_confusion(counts: np.ndarray, rare: Sequence[int]) -> dict[str, float]:

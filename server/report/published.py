@@ -40,7 +40,7 @@ class PublishedRow(Strict):
     model: str
     study: str | None = Field(default=None, description="our study of it in configs/; null where there is none")
     small: str | None = None
-    head: Literal["network", "svm"]
+    head: Literal["network", "svm", "masks"]
     published: dict[str, Written]
     elsewhere: dict[str, dict[str, Written]] = Field(default_factory=dict)
 

@@ -12,9 +12,10 @@ from pydantic import Field
 
 from server.report.schema_privacy import PrivacyReport
 from shared.profile import ArtificialPart
-from shared.results import Count, Difference, PartCounts, SvmChoice
+from shared.results import Count, Difference, MaskGain, PartCounts, SvmChoice
 from shared.run_records import Miss, RoundTiming, State
 from shared.schema import Strict
+from shared.study_task import Kind
 
 Part = Literal["train", "validation", "test"]
 GainMetric = Literal["auc", "balanced_accuracy"]
@@ -172,12 +173,73 @@ class PooledHead(Strict):
     )
 
 
+class ReachingPoint(Strict):
+    """A point of the distribution of Dice over the test images."""
+
+    dice: Annotated[float, Field(ge=0, le=1)]
+    share: Annotated[float, Field(ge=0, le=1)] = Field(description="of the test images, whose Dice is at least that")
+
+
+class MaskClassFigures(Strict):
+    """The masks of one class's images."""
+
+    name: str
+    images: Count
+    iou: Figure
+    dice: Figure
+
+
+class MaskReport(Strict):
+    """The masks that the network finds on one hospital's test part; every figure is a mean over its images."""
+
+    patients: Count
+    images: Count
+    iou: Figure = Field(description="Jaccard index: pixels in both masks, of those in either; 1 where both are empty")
+    dice: Figure = Field(
+        description="twice the pixels in both masks, over those of one and of the other; 1 where both are empty"
+    )
+    thresholded_iou: Figure = Field(description="IoU, with an image below 0.65 counted as 0 (ISIC 2018)")
+    pixel_accuracy: Figure = Field(description="share of the pixels that are told rightly")
+    sensitivity: Figure = Field(description="share of the lesion's pixels that are found")
+    specificity: Figure = Field(description="share of the other pixels that are left out")
+    classes: list[MaskClassFigures] = Field(description="by class, in the study's order")
+    reaching: list[ReachingPoint] | None = Field(
+        description="distribution of Dice, from the hospital's histogram; null where its cells were too small to leave"
+    )
+    quartiles: list[float] | None = Field(
+        description="the Dice that a quarter, a half and three quarters of the images stay below, from the histogram, the images of a "
+        "cell taken as spread evenly; null without one"
+    )
+    gain: dict[MaskGain, Difference] | None = Field(
+        description="final minus round-0 model on the same test images, paired by patient; null without a baseline"
+    )
+
+
+class PooledMasks(Strict):
+    """Masks over the test parts of all hospitals that sent an evaluation."""
+
+    patients: Count
+    images: Count
+    sites: list[str] = Field(description="the hospitals that are part of it")
+    iou: PooledFigure
+    dice: PooledFigure
+    thresholded_iou: PooledFigure
+    pixel_accuracy: PooledFigure
+    sensitivity: PooledFigure
+    specificity: PooledFigure
+    classes: list[MaskClassFigures] = Field(description="by class, in the study's order; pooled as the figures above")
+    gain: dict[MaskGain, PooledDifference] | None = Field(
+        description="final minus round-0 model; null where no hospital has a baseline"
+    )
+
+
 class Pooled(Strict):
-    """All hospitals together."""
+    """All hospitals together: of a segmentation study `masks`, of any other the heads."""
 
     network: PooledHead | None = None
     svm: PooledHead | None = None
     svm_paper: PooledHead | None = None
+    masks: PooledMasks | None = None
 
 
 class DescriptorFigures(Strict):
@@ -220,8 +282,9 @@ class DescriptorReport(Strict):
 class Baseline(Strict):
     """The round-0 model (before any training) at one hospital, on the same test part."""
 
-    network: HeadReport
+    network: HeadReport | None
     svm: HeadReport | None
+    masks: MaskReport | None = None
 
 
 class DataReport(Strict):
@@ -271,6 +334,9 @@ class CurvePoint(Strict):
     )
     validation_accuracy: float | None
     validation_auc: float | None
+    validation_dice: float | None = Field(
+        default=None, description="mean over the images; null unless it is a segmentation study"
+    )
     validation_images: Count | None
     train_images: Count | None
     train_patients: Count | None
@@ -295,7 +361,7 @@ class SiteRoundTiming(Strict):
 
 
 class SiteReport(Strict):
-    """Everything about one hospital. The heads are null where it sent no final evaluation."""
+    """Everything about one hospital. Heads and masks are null where it sent no final evaluation, or none of that kind."""
 
     data: DataReport | None = Field(description="null where its answer to PREPARE is not in the records")
     machine: Machine
@@ -305,6 +371,7 @@ class SiteReport(Strict):
         description="the SVM with the study's C and gamma as given, where a grid was searched"
     )
     svm_choice: SvmChoice | None
+    masks: MaskReport | None = Field(default=None, description="null unless it is a segmentation study")
     baseline: Baseline | None = Field(description="the round-0 model; null where the study has no baseline")
     curve: list[CurvePoint]
     timing: list[SiteRoundTiming]
@@ -354,6 +421,7 @@ class Report(Strict):
 
     format: Literal["consilium/report/1"] = Field(default="consilium/report/1", alias="schema")
     run: RunReport
+    kind: Kind = Field(default="classification", description="what the network answers with")
     classes: list[str] = Field(description="the study's classes, in the order of every list by class")
     positive_class: str = Field(description="the class that sensitivity, specificity, precision, F1 and ROC are about")
     confidence: float = Field(description="confidence of every interval")

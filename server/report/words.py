@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from server.report.schema import Figure, HeadReport, PooledDifference, PooledHead, Report
+from server.report.schema import Figure, HeadReport, PooledDifference, PooledHead, PooledMasks, Report
 from shared.results import Difference
 
 #: What an interval lets one say. `plain` is a statement that no interval is about.
@@ -65,7 +65,7 @@ def summary(report: Report) -> list[Statement]:
     said = [course(report)]
     head = main_head(report)
     if head is None:
-        return [*said, _no_evaluation(report), *external_test(report)]
+        return [*said, no_evaluation(report), *external_test(report)]
     pooled: PooledHead | None = getattr(report.pooled, head)
     if pooled is not None:
         said += [_found(report, head, pooled), _ranked(report, head, pooled)]
@@ -104,13 +104,14 @@ def headlines(report: Report) -> list[Headline]:
         ),
     )
     return [
-        Headline(f"{figure.value * 100:.0f}", _interval_of_hundred(report, figure), meaning)
+        Headline(f"{figure.value * 100:.0f}", interval_of_hundred(report, figure), meaning)
         for figure, meaning in wanted
         if figure.value is not None
     ]
 
 
-def _interval_of_hundred(report: Report, figure: Figure) -> str:
+def interval_of_hundred(report: Report, figure: Figure) -> str:
+    """`79 to 92 (95 % interval)`."""
     if figure.low is None or figure.high is None:
         return "no interval"
     return f"{figure.low * 100:.0f} to {figure.high * 100:.0f} ({_percent(report)} interval)"
@@ -125,8 +126,8 @@ def main_head(report: Report) -> HeadName | None:
 
 def all_hospitals(report: Report) -> str:
     """What the pooled rows are called; says so where a hospital is not part of them."""
-    head = main_head(report)
-    part = len(getattr(report.pooled, head).sites) if head else 0
+    head, masks = main_head(report), report.pooled.masks
+    part = len(getattr(report.pooled, head).sites) if head else len(masks.sites) if masks is not None else 0
     every = len(report.sites.keys() - set(report.external_sites))
     whose = "that trained" if report.external_sites else "hospitals"
     return f"All {whose}" if part == every else f"{part} of {every} {whose}"
@@ -234,7 +235,8 @@ def course(report: Report) -> Statement:
     )
 
 
-def _no_evaluation(report: Report) -> Statement:
+def no_evaluation(report: Report) -> Statement:
+    """That there are no test figures."""
     if report.run.state == "finished":
         return Statement(
             "No hospital sent an evaluation of the final model, so there are no test figures.", "plain", "not measured"
@@ -250,7 +252,8 @@ def _percent(report: Report) -> str:
     return f"{report.confidence * 100:g} %"
 
 
-def _of_hundred(report: Report, figure: Figure, *, first: bool) -> str:
+def of_hundred(report: Report, figure: Figure, *, first: bool) -> str:
+    """The figure as so many of a hundred, with its interval; `first` names the interval."""
     if figure.value is None:
         return "an unknown number"
     if figure.low is None or figure.high is None:
@@ -259,7 +262,7 @@ def _of_hundred(report: Report, figure: Figure, *, first: bool) -> str:
     return f"{figure.value * 100:.0f} ({interval}{figure.low * 100:.0f} to {figure.high * 100:.0f})"
 
 
-def kept_apart(report: Report, pooled: PooledHead) -> str:
+def kept_apart(report: Report, pooled: PooledHead | PooledMasks) -> str:
     """That no test patient was trained on, as far as the data can say."""
     ids = sorted({report.stand_ins[site] for site in pooled.sites if site in report.stand_ins})
     if not ids:
@@ -273,8 +276,8 @@ def found_text(report: Report, head: HeadName, pooled: PooledHead) -> str:
     positive, many = class_words(report.positive_class), units(report)
     passed = "did not call so" if len(report.classes) > 2 else "rightly cleared"
     return (
-        f"Of every 100 {positive} {many}, the {HEADS[head]} found {_of_hundred(report, pooled.sensitivity, first=True)}; of every 100 "
-        f"others it {passed} {_of_hundred(report, pooled.specificity, first=False)}."
+        f"Of every 100 {positive} {many}, the {HEADS[head]} found {of_hundred(report, pooled.sensitivity, first=True)}; of every 100 "
+        f"others it {passed} {of_hundred(report, pooled.specificity, first=False)}."
     )
 
 
@@ -296,7 +299,7 @@ def _ranked(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
         else f"one {report.unit} of a class and one of another at the same hospital, it ranks (on average over the classes) the right one"
     )
     text = (
-        f"Shown {pair} higher in {_of_hundred(report, auc, first=True)} of 100 pairs (AUC {number(auc.value)}); chance would be 50. "
+        f"Shown {pair} higher in {of_hundred(report, auc, first=True)} of 100 pairs (AUC {number(auc.value)}); chance would be 50. "
         + {
             "shown": "The interval lies above chance.",
             "not shown": "The interval includes chance: it is not shown to be better than a coin.",

@@ -61,6 +61,8 @@ def _figures(files: RunFiles) -> Check:
         heads = {
             name: head for name, head in (("network", evaluated.network), ("svm", evaluated.svm)) if head is not None
         }
+        if evaluated.masks is not None:
+            findings.violated.append(f"{site}: figures of masks, which no noise covers")
         spent = sum((Fraction(head.noise) for head in heads.values() if head.noise is not None), Fraction(0))
         if spent > Fraction(release.epsilon):
             findings.violated.append(f"{site}: noise of epsilon {spent} in all, the study allows {release.epsilon}")

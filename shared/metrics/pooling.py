@@ -17,9 +17,9 @@ Intervals are normal ones cut to [0, 1]; none is given where a hospital with ima
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -31,6 +31,7 @@ from shared.results import ClassRow, Count, Difference, Estimate, Evaluated, Hea
 from shared.schema import Strict
 
 HeadKey = Literal["network", "svm", "svm_paper"]
+_Name = TypeVar("_Name", bound=str)
 
 
 class PooledRoc(Strict):
@@ -98,7 +99,7 @@ def pool(
     def of_class(name: str, c: int) -> Estimate:
         estimates = [getattr(result.classes[c], name) for result in results]
         if name == "auc":
-            return _mean(estimates, images, z)
+            return mean_of_estimates(estimates, images, z)
         return _rate(float(value_by_class[name][c]), estimates, denominators[name][:, c], z)
 
     classes = [
@@ -115,7 +116,7 @@ def pool(
         specificity=classes[positive].specificity,
         precision=classes[positive].precision,
         f1=classes[positive].f1,
-        auc=_mean([result.auc for result in results], images, z),
+        auc=mean_of_estimates([result.auc for result in results], images, z),
         confusion=[[int(count) for count in row] for row in total],
         classes=classes,
         histogram_roc=_pooled_roc(found, confidence=confidence, resamples=resamples, seed=seed),
@@ -147,19 +148,26 @@ def _pooled_noised(results: Sequence[HeadResult], *, positive: int, confidence: 
 def pooled_gain(
     results: Sequence[HeadResult], images: Floats, *, confidence: float
 ) -> dict[Literal["auc", "balanced_accuracy"], Difference] | None:
+    """See `pooled_differences`."""
+    names: tuple[Literal["auc", "balanced_accuracy"], ...] = ("auc", "balanced_accuracy")
+    return pooled_differences([result.gain for result in results], names, images, confidence=confidence)
+
+
+def pooled_differences(
+    gains: Sequence[Mapping[_Name, Difference] | None], names: Sequence[_Name], images: Floats, *, confidence: float
+) -> dict[_Name, Difference] | None:
     """Mean of the hospitals' paired differences weighted by test images (H,), standard error sqrt(sum w^2 se^2),
     normal interval.
 
     Hospitals without the difference don't count; None where none has any.
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
-    pooled: dict[Literal["auc", "balanced_accuracy"], Difference] = {}
-    names: tuple[Literal["auc", "balanced_accuracy"], ...] = ("auc", "balanced_accuracy")
+    pooled: dict[_Name, Difference] = {}
     for name in names:
         pairs = [
-            (result.gain[name], number)
-            for result, number in zip(results, images, strict=True)
-            if result.gain is not None and name in result.gain
+            (gain[name], number)
+            for gain, number in zip(gains, images, strict=True)
+            if gain is not None and name in gain
         ]
         if not pairs:
             continue
@@ -205,18 +213,13 @@ def _error(estimates: Sequence[Estimate], weights: Floats, z: float) -> float | 
     return float(np.sqrt(squares) / weights.sum())
 
 
-def _mean(estimates: Sequence[Estimate], images: Floats, z: float) -> Estimate:
-    """Mean weighted by images over the hospitals that define the figure."""
+def mean_of_estimates(estimates: Sequence[Estimate], images: Floats, z: float) -> Estimate:
+    """Mean weighted by images (H,) over the hospitals that define the figure; `z` is the normal quantile of their intervals."""
     weights = np.array([0.0 if one.value is None else number for one, number in zip(estimates, images, strict=True)])
     if weights.sum() == 0:
         return Estimate(value=None)
     value = float(np.array([one.value or 0.0 for one in estimates]) @ weights / weights.sum())
     return _rate(value, estimates, weights, z)
-
-
-def weighted_mean(estimates: Sequence[Estimate], images: Sequence[int], *, confidence: float) -> Estimate:
-    """Mean of the hospitals' estimates weighted by their test images, over those that define the figure; interval as of the rates."""
-    return _mean(estimates, np.array(images, dtype=np.float64), NormalDist().inv_cdf(0.5 + confidence / 2.0))
 
 
 def _balanced(value: float, recalls: Sequence[Estimate], z: float) -> Estimate:

@@ -8,7 +8,7 @@ import torch
 
 from shared.errors import StudyError
 from shared.models.attention import Attention
-from shared.models.network import Network
+from shared.models.network import FederatedNetwork, Network
 from shared.models.registry import builder_of, require_options
 from shared.models.weights import fit_weights, read_weights, torchvision_weights
 from shared.seeds import derived_seed
@@ -16,7 +16,7 @@ from shared.study import Study
 from shared.study_model import WeightsFile
 
 
-def build_network(study: Study, *, weights_root: Path | None = None) -> Network:
+def build_network(study: Study, *, weights_root: Path | None = None) -> FederatedNetwork:
     """The study's network in float32 on the CPU, in training mode: the same study gives the same bytes everywhere.
 
     Initial weights come from the study's seed; torch's global generator is left as it was. Weights of a file or of torchvision replace
@@ -31,6 +31,7 @@ def build_network(study: Study, *, weights_root: Path | None = None) -> Network:
         torch.default_generator.manual_seed(derived_seed("network", study.seed))
         network = build(study)
         if study.task.descriptors:  # last, so that all other layers are drawn as without
+            assert isinstance(network, Network)  # a segmentation study has none
             network.add_descriptors(sum(study.task.descriptor_sizes))
     filled: frozenset[str] = frozenset()
     if isinstance(study.model.weights, WeightsFile):

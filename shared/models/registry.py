@@ -8,25 +8,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared.errors import StudyError
-from shared.models import cnn_vit, efficientnet, googlenet, mobilenet, rcdnet, regnet, resnet, skinnet, vgg, vit
-from shared.models.network import Network
+from shared.models import cnn_vit, efficientnet, googlenet, mobilenet, rcdnet, regnet, resnet, skinnet, unet, vgg, vit
+from shared.models.network import FederatedNetwork
 from shared.study import Study
+from shared.study_task import Kind
 
-Builder = Callable[[Study], Network]
+Builder = Callable[[Study], FederatedNetwork]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model and the values of `model.norm`, `model.attention` and `model.stem` that it has.
+    """A model, the kind of task that it is for, and the options of the study's `model` that it has.
 
     `metadata` says whether it takes metadata of the patient; what takes some needs some. `mask` is what it makes of a lesion's mask: one
     more channel of its input where there is one, nothing, or something without which it can't be.
     """
 
     build: Builder
+    task: Kind = "classification"
     norm: tuple[str, ...] = ("batch", "group")
     attention: tuple[str, ...] = ("none",)
     stem: tuple[str, ...] = ("plain",)
+    dropout: bool = True
+    widths: bool = False
     metadata: bool = False
     mask: Literal["channel", "none", "needed"] = "channel"
 
@@ -50,6 +54,7 @@ MODELS: Mapping[str, Entry] = {
     "vit_b_16": Entry(vit.vit_b_16, norm=("none",)),
     "cnn_vit": Entry(cnn_vit.cnn_vit),
     "rcdnet": Entry(rcdnet.rcdnet),
+    "split_attention_unet": Entry(unet.split_attention_unet, task="segmentation", dropout=False, widths=True),
     "skinnet_v1": Entry(skinnet.skinnet_v1, metadata=True, mask="none"),
     "skinnet_v2": Entry(skinnet.skinnet_v2, metadata=True, mask="needed"),
     "skinnet_v3": Entry(skinnet.skinnet_v3, metadata=True, mask="needed"),
@@ -86,6 +91,19 @@ def require_options(study: Study) -> None:
             raise StudyError(
                 f"model.{key}: expected {' or '.join(offered)}, which is what {model.name} has, but got {value}"
             )
+    if model.dropout and not entry.dropout:
+        raise StudyError(f"model.dropout: {model.name} has none, so it would do nothing; take it out")
+    if model.widths is not None and not entry.widths:
+        raise StudyError(f"model.widths: the widths of {model.name} are fixed; take it out")
+    if entry.task != study.task.kind:
+        raise StudyError(
+            f"model.name: {model.name} is a network for {entry.task}, but task.kind is {study.task.kind}; "
+            f"networks for it are {_for_task(study.task.kind)}"
+        )
+
+
+def _for_task(kind: Kind) -> str:
+    return ", ".join(sorted(name for name, entry in MODELS.items() if entry.task == kind))
 
 
 def _with_metadata() -> str:

@@ -16,24 +16,24 @@ import torch
 from torch import Tensor
 
 from shared.errors import WireError
-from shared.models.network import Network
+from shared.models.network import FederatedNetwork
 
 
-def _tensors(network: Network) -> list[tuple[str, Tensor]]:
+def _tensors(network: FederatedNetwork) -> list[tuple[str, Tensor]]:
     state = network.state_dict(keep_vars=True)
     return [(name, tensor) for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
 
 
-def _travels(network: Network, name: str, tensor: Tensor) -> bool:
+def _travels(network: FederatedNetwork, name: str, tensor: Tensor) -> bool:
     return tensor.is_floating_point() and not network.is_frozen(name)
 
 
-def travelling(network: Network) -> list[tuple[str, Tensor]]:
+def travelling(network: FederatedNetwork) -> list[tuple[str, Tensor]]:
     """Names and live tensors of what travels, in the order of the network's state_dict."""
     return [(name, tensor) for name, tensor in _tensors(network) if _travels(network, name, tensor)]
 
 
-def travelling_arrays(network: Network) -> dict[str, npt.NDArray[np.float32]]:
+def travelling_arrays(network: FederatedNetwork) -> dict[str, npt.NDArray[np.float32]]:
     """Copies of what travels, as float32 arrays on the CPU, by name in the order of `travelling`."""
     return {
         name: tensor.detach()
@@ -43,7 +43,7 @@ def travelling_arrays(network: Network) -> dict[str, npt.NDArray[np.float32]]:
     }
 
 
-def load_travelling(network: Network, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
+def load_travelling(network: FederatedNetwork, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
     """Copy `arrays` into the network's tensors. Raises WireError, before anything is changed, where names or shapes differ."""
     targets = dict(travelling(network))
     if set(arrays) != set(targets):
@@ -58,7 +58,7 @@ def load_travelling(network: Network, arrays: Mapping[str, npt.NDArray[np.float3
             tensor.copy_(torch.from_numpy(np.array(arrays[name], dtype=np.float32)))
 
 
-def frozen_digest(network: Network) -> str:
+def frozen_digest(network: FederatedNetwork) -> str:
     """SHA-256 (hex) over names, shapes, dtypes and little-endian bytes of all that does not travel."""
     sha = hashlib.sha256()
     for name, tensor in _tensors(network):

@@ -11,7 +11,7 @@ from torch import nn
 
 from shared.errors import StudyError
 from shared.models.build import build_network
-from shared.models.network import Network
+from shared.models.network import FederatedNetwork, Network
 from shared.models.state import travelling
 from shared.seeds import derived_seed
 from shared.study import Study
@@ -29,7 +29,8 @@ class ModelSummary:
     input_shape: tuple[int, int, int]
     #: of all heads together
     output_shape: tuple[int, ...]
-    feature_dim: int
+    #: None where the network answers with a mask
+    feature_dim: int | None
     #: why Opacus can't give per-sample gradients of this network; empty where it can
     dp_obstacles: tuple[str, ...]
 
@@ -38,7 +39,9 @@ class ModelSummary:
         return not self.dp_obstacles
 
 
-def summarise(study: Study, *, weights_root: Path | None = None, network: Network | None = None) -> ModelSummary:
+def summarise(
+    study: Study, *, weights_root: Path | None = None, network: FederatedNetwork | None = None
+) -> ModelSummary:
     """Build the study's network (or take `network`), and run a batch of two forward and backward.
 
     Raises what `build_network` raises, and StudyError where the trial step fails or a trained parameter gets no finite gradient.
@@ -57,12 +60,12 @@ def summarise(study: Study, *, weights_root: Path | None = None, network: Networ
         bytes_up=traffic,
         input_shape=study.input_shape,
         output_shape=output_shape[1:],
-        feature_dim=network.feature_dim,
+        feature_dim=network.feature_dim if isinstance(network, Network) else None,
         dp_obstacles=dp_obstacles(network),
     )
 
 
-def _trial_step(original: Network, study: Study, shape: tuple[int, int, int]) -> tuple[int, ...]:
+def _trial_step(original: FederatedNetwork, study: Study, shape: tuple[int, int, int]) -> tuple[int, ...]:
     network = copy.deepcopy(original).train()  # a step in training mode changes the running statistics
     seed = derived_seed("trial step", study.seed)
     images = torch.rand((2, *shape), generator=torch.Generator().manual_seed(seed))
@@ -84,7 +87,7 @@ def _trial_step(original: Network, study: Study, shape: tuple[int, int, int]) ->
     return tuple(logits.shape)
 
 
-def dp_obstacles(network: Network) -> tuple[str, ...]:
+def dp_obstacles(network: FederatedNetwork) -> tuple[str, ...]:
     """Opacus' objections to training this network privately, each once, first sentence only."""
     from opacus.validators import ModuleValidator  # slow to import, and needed here alone
 

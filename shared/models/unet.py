@@ -15,13 +15,16 @@ Where the papers are silent:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from shared.errors import StudyError
 from shared.models.attention import NORMS, NormLayer
+from shared.models.network import FederatedNetwork
 from shared.models.separable import SeparableConvolution
+from shared.study import Study
 
 WIDTHS = (128, 256, 512, 512)
 
@@ -66,8 +69,10 @@ class Block(nn.Module):
         return out
 
 
-class SplitAttentionUNet(nn.Module):
+class SplitAttentionUNet(FederatedNetwork):
     """`(N, channels, H, W)` to mask logits `(N, 1, H, W)`. The sides need not be powers of two; both are at least 2 ** (levels - 1)."""
+
+    head_name: ClassVar[str] = "head"
 
     def __init__(
         self, *, channels: int = 3, widths: Sequence[int] = WIDTHS, norm: Literal["batch", "group"] = "batch"
@@ -103,10 +108,14 @@ class SplitAttentionUNet(nn.Module):
         return logits
 
 
-def split_attention_unet(
-    *, channels: int = 3, widths: Sequence[int] = WIDTHS, norm: Literal["batch", "group"] = "batch", seed: int = 0
-) -> SplitAttentionUNet:
-    """A U-Net in training mode with weights from `seed`; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return SplitAttentionUNet(channels=channels, widths=widths, norm=norm)
+def split_attention_unet(study: Study) -> SplitAttentionUNet:
+    """The study's U-Net, weights drawn from torch's global generator. Raises StudyError where its images are too small for its levels."""
+    model, pixels = study.model, study.preprocessing
+    assert model.norm != "none"  # the registry refuses it
+    widths = WIDTHS if model.widths is None else tuple(model.widths)
+    smallest: int = 2 ** (len(widths) - 1)
+    if pixels.size < smallest:
+        raise StudyError(
+            f"model.widths: {len(widths)} levels need images of at least {smallest} pixels a side, but preprocessing.size is {pixels.size}"
+        )
+    return SplitAttentionUNet(channels=study.input_shape[0], widths=widths, norm=model.norm)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from shared.errors import StorageError, WeightsError, WeightsUnavailableError
 from shared.models.attention import Attention
-from shared.models.network import Network
+from shared.models.network import FederatedNetwork
 from shared.study_model import WeightsFile
 from shared.torchvision_cpu import import_torchvision
 
@@ -163,7 +163,7 @@ def _keep(content: bytes, path: Path) -> None:
         raise StorageError(f"{path}: could not be written: {problem.strerror}") from None
 
 
-def fit_weights(network: Network, weights: Mapping[str, Tensor]) -> frozenset[str]:
+def fit_weights(network: FederatedNetwork, weights: Mapping[str, Tensor]) -> frozenset[str]:
     """Load `weights` into `network`; returns the names of the network's tensors that were filled.
 
     The head and the network's `fresh_layers` are left as they were initialised where the weights lack them or have another shape, and so
@@ -201,7 +201,7 @@ def fit_weights(network: Network, weights: Mapping[str, Tensor]) -> frozenset[st
     return frozenset(given)
 
 
-def _of_fresh_attention(network: Network, name: str, given: Mapping[str, Tensor]) -> bool:
+def _of_fresh_attention(network: FederatedNetwork, name: str, given: Mapping[str, Tensor]) -> bool:
     return any(
         name.startswith(f"{prefix}.") and not any(other.startswith(f"{prefix}.") for other in given)
         for prefix, module in network.named_modules()

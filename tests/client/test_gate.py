@@ -44,7 +44,7 @@ from shared.messages import (
 )
 from shared.profile import ArtificialPart, Policy, Profile, SiteData
 from shared.release import Release
-from shared.results import Estimate, Evaluated, Prepared, ScoreHistogram, Trained
+from shared.results import MASK_METRICS, Estimate, Evaluated, MaskResult, Prepared, ScoreHistogram, Trained
 from shared.signing import SigningKey, seal
 from shared.study import Study
 from shared.wire import Flat, encode, flat_digest
@@ -590,6 +590,18 @@ def test_histograms_keep_the_larger_minimum_of_study_and_site(folder: SiteFolder
         assert refused(gate.answer(message_of(kind), folder, ending_in(result)), folder) == "CONS-220"  # type: ignore[arg-type]
     reply = gate.answer(message_of("evaluate"), folder, ending_in(Result(evaluated=with_histogram(7))))
     assert answer_in(reply, folder).evaluated == with_histogram(7)
+
+
+def test_figures_of_masks_do_not_leave_in_a_study_of_classes(folder: SiteFolder) -> None:
+    cell = {"value": 0.5}
+    figures = dict.fromkeys(MASK_METRICS, cell)
+    masks = MaskResult.model_validate({**figures, "classes": [{"images": 9, "iou": cell, "dice": cell}] * 2})
+    of_masks = evaluated_answer().model_copy(update={"network": None, "masks": masks})
+    for result, kind in (
+        (Result(evaluated=of_masks), "evaluate"),
+        (Result(prepared=prepared_answer().model_copy(update={"baseline": of_masks})), "prepare"),
+    ):
+        assert refused(gate.answer(message_of(kind), folder, ending_in(result)), folder) == "CONS-220"  # type: ignore[arg-type]
 
 
 def test_a_figure_that_is_not_finite_leaves_as_undefined(folder: SiteFolder) -> None:

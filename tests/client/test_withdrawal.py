@@ -341,7 +341,7 @@ def test_a_first_preparation_that_is_under_way_is_cleaned_too(
 
 STEPS: dict[str, Callable[[pytest.MonkeyPatch, Callable[..., Any]], None]] = {
     name: (lambda patch, dying, name=name: patch.setattr(withdrawal_module, name, dying))
-    for name in ("forget_records", "forget_scores", "forget_in_roll")
+    for name in ("forget_records", "forget_rows", "forget_in_roll")
 }
 
 

@@ -52,7 +52,7 @@ from shared.messages import (
     sign_answer,
 )
 from shared.release import Release, code_digest
-from shared.results import Refused, SiteHello
+from shared.results import MASK_METRICS, MaskResult, Refused, SiteHello
 from shared.signing import SigningKey
 from shared.wire import Flat, decode, encode, flat_digest, flatten
 
@@ -436,6 +436,18 @@ def test_an_answer_that_another_key_signed_counts_for_nothing(tmp_path: Path) ->
     assert [(miss.site, miss.reason, miss.code) for miss in record.missing] == [("berta", "invalid", "CONS-241")]
     assert final is not None
     assert [(miss.site, miss.reason, miss.code) for miss in final.missing] == [("clara", "invalid", "CONS-241")]
+
+
+def test_figures_of_masks_are_no_answer_in_a_study_of_classes(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "run", rounds=1)
+    clara, cell = federation.sites["clara"], {"value": 0.5}
+    masks = MaskResult.model_validate({**dict.fromkeys(MASK_METRICS, cell), "classes": []})
+    of_masks = evaluated_answer().model_copy(update={"network": None, "masks": masks})
+    clara.answers["evaluate"] = lambda instruction, message: clara.reply(instruction, message, evaluated=of_masks)
+    federation.conduct()
+    final = federation.folder.final()
+    assert final is not None and sorted(final.sites) == ["anna", "berta"]
+    assert [(miss.site, miss.reason) for miss in final.missing] == [("clara", "invalid")]
 
 
 def test_an_answer_without_a_signature_or_with_a_changed_figure_counts_for_nothing(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ WIDTHS = {
     "efficientnet_b3": 1536,
     "vit_b_16": 768,
 }
-NORMED = [name for name, entry in MODELS.items() if "group" in entry.norm]
+CLASSIFIERS = [name for name, entry in MODELS.items() if entry.task == "classification"]
+NORMED = [name for name in CLASSIFIERS if "group" in MODELS[name].norm]
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +90,7 @@ def test_without_options_it_is_torchvisions_network(name: str, make_study: MakeS
     assert float(outputs[0].std()) > 0
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_features_dropout_and_head_are_the_network(name: str, make_study: MakeStudy) -> None:
     network = build(make_study, name, size=32, dropout=0.5).eval()
     x = inputs_of(name)
@@ -107,7 +108,7 @@ def test_features_dropout_and_head_are_the_network(name: str, make_study: MakeSt
     assert network.state_dict()[heads[0]].data_ptr() == network.fc.weight.data_ptr()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_one_channel_and_one_logit(name: str, make_study: MakeStudy) -> None:
     network = build(make_study, name, size=32, channels=1, loss="binary_cross_entropy")
     assert network(inputs_of(name, channels=1)).shape == (2, 1)
@@ -123,7 +124,7 @@ def test_with_group_norm_there_is_no_batch_norm_and_nothing_else_changes(name: s
     assert list(group.buffers()) == []
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_freezing_by_a_childs_name_and_training_go_together(name: str, make_study: MakeStudy) -> None:
     network = build(make_study, name, size=32)
     children = [child for child, module in network.named_children() if any(True for _ in module.parameters())]

@@ -1,0 +1,67 @@
+"""What a model card says of a network that finds masks: how it was measured, and what was found."""
+
+from __future__ import annotations
+
+from server.documents.parts import Block, Fill, Paragraph, Table
+from server.report.mask_page import COLUMNS
+from server.report.schema import Figure, MaskReport, PooledMasks, Report
+from server.report.words import all_hospitals, class_words, improvement, name_of, number, span
+
+
+def mask_metrics(confidence: str) -> list[Block]:
+    """How the figures were obtained; `confidence` in words."""
+    return [
+        Paragraph(
+            "Every figure is a mean over the test images. IoU (Jaccard index) and Dice of an image without a lesion where none was found "
+            f"are 1; the thresholded IoU counts an image below 0.65 as 0. {confidence} intervals by bootstrap, resampled by patient "
+            "at each hospital; over all hospitals as the report says."
+        ),
+        Paragraph(
+            "A pixel is found where the network's chance of a lesion is at least one half; no threshold was tuned."
+        ),
+        Paragraph(
+            Fill("the owner", "which errors matter most for the intended use, and what would be good enough")
+        ),
+    ]  # fmt: skip
+
+
+def mask_tables(report: Report, pooled: PooledMasks) -> list[Block]:
+    """The figures by hospital and by class, and what they show."""
+    trained = [name for name in report.sites if name not in report.external_sites]
+    rows = [_row(name, masks) for name in trained if (masks := report.sites[name].masks) is not None]
+    rows.append(_row(all_hospitals(report), pooled))
+    rows += [
+        _row(name_of(report, name), masks)
+        for name in report.external_sites
+        if (masks := report.sites[name].masks) is not None
+    ]
+    classes = [[class_words(one.name), str(one.images), _figure(one.iou), _figure(one.dice)] for one in pooled.classes]
+    return [
+        Table("Masks of the final model, by hospital.", ["Hospital", *(title for _, title in COLUMNS)], rows),
+        Table(
+            f"Masks of the final model, {all_hospitals(report).lower()}, by class.",
+            ["Class", "Images", "IoU", "Dice"],
+            classes,
+        ),
+        Paragraph(_verdict(report, pooled)),
+    ]
+
+
+def _row(name: str, masks: MaskReport | PooledMasks) -> list[str]:
+    return [name, *(_figure(getattr(masks, field)) for field, _ in COLUMNS)]
+
+
+def _figure(figure: Figure) -> str:
+    interval = span(figure)
+    return f"{number(figure.value)} ({interval})" if interval else number(figure.value)
+
+
+def _verdict(report: Report, pooled: PooledMasks) -> str:
+    gain = pooled.gain.get("iou") if pooled.gain else None
+    if gain is None:
+        return "What the rounds taught is not known: there is no evaluation of round 0."
+    shown = {"shown": "is shown to be better", "worse": "is worse"}.get(improvement(gain), "is not shown to be better")
+    return (
+        f"Over {all_hospitals(report).lower()} the final model {shown} than that of round 0: its mean IoU differs by {gain.value:+.2f} "
+        f"({gain.low:+.2f} to {gain.high:+.2f})."
+    )

@@ -1,0 +1,97 @@
+"""Tables and charts of the report's section on masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from server.report import charts, words
+from server.report.charts import Interval, Series
+from server.report.schema import Figure, Report
+
+#: Columns of the tables of figures: field and title.
+COLUMNS = (
+    ("iou", "IoU"),
+    ("dice", "Dice"),
+    ("thresholded_iou", "Thresholded IoU"),
+    ("sensitivity", "Pixel sensitivity"),
+    ("specificity", "Pixel specificity"),
+    ("pixel_accuracy", "Pixel accuracy"),
+)
+
+
+def mask_values(report: Report) -> dict[str, Any]:
+    """What the template's section on masks needs; no `mask_sites` where there are no figures of masks."""
+    pooled = report.pooled.masks
+    external = [site for site in report.external_sites if report.sites[site].masks is not None]
+    if pooled is None and not external:
+        return {"masks": None, "mask_sites": []}
+    return {
+        "masks": pooled,
+        "mask_sites": [site for site in report.sites if report.sites[site].masks is not None],
+        "mask_columns": COLUMNS,
+        "mask_chart": _figures_chart(report),
+        "mask_gain_chart": _gain_chart(report),
+        "dice_chart": _dice_chart(report),
+    }
+
+
+def _figures_chart(report: Report) -> Markup | None:
+    rows: list[Interval] = []
+    for style, (name, site) in enumerate(report.sites.items()):
+        if site.masks is not None:
+            rows.append(_row(words.name_of(report, name), style, site.masks.iou))
+    if report.pooled.masks is not None:
+        rows.append(_row(words.all_hospitals(report).lower(), 0, report.pooled.masks.iou, pooled=True))
+    known = [end for row in rows for end in (row.low, row.value) if end is not None]
+    if not known:
+        return None
+    return charts.interval_chart(
+        rows, label=f"Mean IoU with {report.confidence * 100:g} % interval by hospital and for all; figures in the table below",
+        x_label="mean IoU", x_range=(max(0.0, 0.1 * int(min(known) * 10 - 0.5)), 1.0), reference=None, says="",
+    )  # fmt: skip
+
+
+def _row(name: str, style: int, figure: Figure, *, pooled: bool = False) -> Interval:
+    interval = words.span(figure)
+    text = words.number(figure.value) + (f"  ({interval})" if interval else "  no interval")
+    return Interval(name, style, figure.value, figure.low, figure.high, text, filled=True, pooled=pooled)
+
+
+def _gain_chart(report: Report) -> Markup | None:
+    rows: list[Interval] = []
+    sides = [
+        (words.name_of(report, name), style, site.masks, False)
+        for style, (name, site) in enumerate(report.sites.items())
+    ]
+    for name, style, masks, pooled in [*sides, (words.all_hospitals(report).lower(), 0, report.pooled.masks, True)]:
+        one = masks.gain.get("iou") if masks is not None and masks.gain else None
+        if one is not None:
+            text = (
+                f"{words.signed_number(one.value)}  ({words.signed_number(one.low)} to {words.signed_number(one.high)})"
+            )
+            rows.append(Interval(name, style, one.value, one.low, one.high, text, filled=True, pooled=pooled))
+    if not rows:
+        return None
+    low = min(0.0, *(row.low for row in rows if row.low is not None))
+    high = max(0.0, *(row.high for row in rows if row.high is not None))
+    marks = charts.ticks(low - 0.02, high + 0.02)
+    return charts.interval_chart(
+        rows, label="Change of mean IoU since round 0 with interval by hospital and for all; figures in the table below",
+        x_label="change of mean IoU since round 0", x_range=(marks[0], marks[-1]), reference=0.0, says="no change",
+    )  # fmt: skip
+
+
+def _dice_chart(report: Report) -> Markup | None:
+    curves = [
+        Series(name, style, [(point.dice, point.share) for point in site.masks.reaching])
+        for style, (name, site) in enumerate(report.sites.items())
+        if site.masks is not None and site.masks.reaching is not None
+    ]
+    if not curves:
+        return None
+    return charts.line_chart(
+        curves, label="Share of the test images whose Dice is at least so much, by hospital", x_label="Dice",
+        y_label="share of the images", y_range=(0.0, 1.0), whole=False,
+    )  # fmt: skip
