@@ -103,6 +103,7 @@ def curve(
         labels = cohort.labels[rows]
         batches = Batches(
             store, labels, range(len(rows)), recipe=study.preprocessing, batch_size=BATCH, device=device, memory_format=memory_format,
+            metadata=cohort.roll.metadata[rows],
         )  # fmt: skip
         features, logits = extract_features(network, batches, device=device, precision=precision)
         return PartFeatures(tuple(cohort.keys[row] for row in rows), features, logits, labels, cohort.patients[rows])

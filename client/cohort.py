@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.cache import ImageStore, prepare_store
+from client.data.metadata import encoded
 from client.data.records import Part
 from client.data.registry import open_holding
 from client.data.selection import Cohort, choose
@@ -123,6 +124,7 @@ def _opened(
     before_images: Callable[[Mapping[str, frozenset[str]]], None] | None,
 ) -> OpenCohort:
     cohort = selected(study, folder)
+    metadata = encoded(cohort.records, study.metadata)
     tags = Tags.of(folder)
     if before_images is not None:
         before_images({tags.tag(record.patient): frozenset() for record in cohort.records})
@@ -142,6 +144,7 @@ def _opened(
         tags=tuple(tags.tag(record.patient) for record in cohort.records),
         pixels=tuple(tags.image(pixels) if pixels else "" for pixels in store.pixels),
         readable=store.readable,
+        metadata=metadata,
         parts={part: rows[store.readable[rows]] for part, rows in cohort.parts.items()},
         left_out=cohort.left_out,
         unreadable=len(cohort.problems) + len(store.problems),

@@ -152,6 +152,8 @@ def _what_is_trained(looking: _Looking) -> Section:
         ("Network", ", ".join(options)),
         ("Input", f"{pixels.size} x {pixels.size} pixels, {pixels.channels} channel(s), {_region(study)}"),
     ]
+    if study.metadata:
+        rows.append(("Told besides", f"{', '.join(one.name for one in study.metadata)} of each patient"))
     if (mask := pixels.mask_in_words()) is not None:
         role = "the network gets it as one more plane" if study.mask_is_input else "what the network learns to say"
         rows.append(("Mask of the lesion", f"{role}; {mask}"))
@@ -160,6 +162,9 @@ def _what_is_trained(looking: _Looking) -> Section:
         rows.append(("Parameters", f"{network.parameters:,}, of which {network.trained:,} are trained ({share})"))
     if study.model.freeze:
         rows.append(("Frozen", ", ".join(study.model.freeze)))
+    for number, stage in enumerate(study.training.stages, 1):
+        held = f"{', '.join(stage.freeze)} stays as it is" if stage.freeze else "all is trained"
+        rows.append((f"Stage {number}", f"{stage.rounds} rounds, in which {held}"))
     rows.append(("Starts from", _starts_from(study, network)))
     if study.head is not None:
         stays = "it and its figures stay here" if study.privacy is not None else "it never leaves"

@@ -145,6 +145,7 @@ class _Bench:
             device=self.device,
             generator=torch.Generator().manual_seed(shuffled_by) if shuffled_by is not None else None,
             augmentation=study.augmentation if training else None,
+            metadata=self.cohort.roll.metadata,
             memory_format=torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format,
         )
 
@@ -199,6 +200,7 @@ def _train(bench: _Bench, over: Callable[[], bool]) -> Result:
     """One round of training; `over` is asked between two steps whether the round has lasted as long as the hospital allows."""
     task, study = bench.task, bench.task.study
     training = study.training.in_round(task.instruction.round, study.federation.rounds)
+    _hold(bench)
     begun = time.perf_counter()
     validation = _validate(bench)
     validated = time.perf_counter()
@@ -247,6 +249,7 @@ def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
     if privacy is None or privacy.noise_multiplier is None:
         raise PrivacyError("the study has no noise multiplier")
     training = study.training.in_round(task.instruction.round, study.federation.rounds)
+    _hold(bench)
     rows = bench.cohort.parts["train"]
     constants = PrivateConstants(
         sampling_rate=as_float(privacy.sampling_rate),
@@ -283,6 +286,13 @@ def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
     return Result(trained=body, update=update)
 
 
+def _hold(bench: _Bench) -> None:
+    """What this round's stage of training leaves as it is."""
+    _, stage = bench.task.study.training.stage_of(bench.task.instruction.round)
+    if stage is not None:
+        bench.network.hold(stage.freeze)
+
+
 def _too_long(task: Task) -> PolicyError:
     limit = task.profile.policy.maximum_round_s
     return PolicyError(f"round {task.instruction.round} was ended: policy.maximum_round_s of the profile is {limit:g}")
@@ -295,12 +305,16 @@ def _update_of(bench: _Bench) -> tuple[Flat, float]:
 
 
 def _optimiser_state(bench: _Bench) -> Path:
-    """This round's file, filled from the last earlier round's: a round that must be redone starts where it started before."""
+    """This round's file, filled from the last earlier round's: a round that must be redone starts where it started before.
+
+    Each stage of training begins with a new optimiser: it has other parameters.
+    """
     number = bench.task.instruction.round
+    first, _ = bench.task.study.training.stage_of(number)
     path = bench.run_folder / f"optimiser-{number:04d}.pt"
     path.unlink(missing_ok=True)
     earlier = sorted(one for one in bench.run_folder.glob("optimiser-*.pt") if one.name < path.name)
-    if earlier:
+    if earlier and earlier[-1].name >= f"optimiser-{first:04d}.pt":
         shutil.copyfile(earlier[-1], path)
     for old in earlier[:-1]:
         old.unlink()

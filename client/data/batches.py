@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from client.data.augmentation import displaced, is_identity, retouched
 from client.data.cache import ImageStore
+from shared.models.inputs import with_metadata
 from shared.study_augmentation import Augmentation
 from shared.study_pixels import Preprocessing
 
@@ -22,7 +23,8 @@ class Batches:
 
     images: (B, channels, S, S) float32 on `device`, in [0, 1], then normalised by the recipe's constants or by each image's own
     mean and deviation; grey is repeated to the recipe's channels. Where the recipe has a mask, one more plane comes behind them, of 0
-    and 1: it moves with the image, and nothing else changes it. labels: (B,) int64 on `device`.
+    and 1: it moves with the image, and nothing else changes it. `metadata` (N, M), one row an image of the store, come last as one plane
+    (`shared.models.inputs`), where M is not 0. labels: (B,) int64 on `device`.
 
     With `generator` (a CPU generator) the order is shuffled anew in each epoch and `augmentation` is applied; without it rows come in
     the order of `indices`, unchanged. The same generator state gives the same batches, whatever the device.
@@ -46,6 +48,7 @@ class Batches:
         generator: torch.Generator | None = None,
         augmentation: Augmentation | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
+        metadata: NDArray[np.float32] | None = None,
     ) -> None:
         self._pixels: NDArray[np.uint8 | np.float16] = np.asarray(store.images)
         self._labels = torch.as_tensor(labels, dtype=torch.int64)
@@ -64,6 +67,9 @@ class Batches:
             augmentation = None
         if augmentation is not None and generator is None:
             raise ValueError("augmentation needs a generator")
+        self._metadata = metadata if metadata is not None and metadata.shape[1] else None
+        if self._metadata is not None and len(self._metadata) != len(store):
+            raise ValueError(f"expected metadata for each of the {len(store)} images, but got {len(self._metadata)}")
         self._recipe, self._batch_size = recipe, batch_size
         self._device, self._memory_format = torch.device(device), memory_format
         self._generator, self._augmentation = generator, augmentation
@@ -123,6 +129,8 @@ class Batches:
             images = F.layer_norm(images, images.shape[1:]) * layer.gamma + layer.beta
         if mask is not None:
             images = torch.cat([images, mask], dim=1)
+        if self._metadata is not None:
+            images = with_metadata(images, torch.from_numpy(self._metadata[rows]).to(self._device))
         return images.contiguous(memory_format=self._memory_format)
 
     def _constant(self, values: Sequence[float]) -> Tensor:

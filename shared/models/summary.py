@@ -44,6 +44,8 @@ def summarise(study: Study, *, weights_root: Path | None = None, network: Networ
     """
     if network is None:
         network = build_network(study, weights_root=weights_root)
+    for stage in study.training.stages:
+        copy.deepcopy(network).hold(stage.freeze)  # raises where a name is of no layer
     output_shape = _trial_step(network, study, study.input_shape)
     values = sum(tensor.numel() for _, tensor in travelling(network))
     traffic = bytes_on_wire(values, study.federation.wire)

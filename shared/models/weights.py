@@ -38,6 +38,11 @@ TORCHVISION_WEIGHTS: Mapping[str, str] = {
     "vit_b_16": "ViT_B_16_Weights.IMAGENET1K_V1",
     "efficientnet_b0": "EfficientNet_B0_Weights.IMAGENET1K_V1",
     "efficientnet_b3": "EfficientNet_B3_Weights.IMAGENET1K_V1",
+    # Their first network; what they have besides starts as it was drawn.
+    "skinnet_v1": "EfficientNet_B0_Weights.IMAGENET1K_V1",
+    "skinnet_v2": "EfficientNet_B0_Weights.IMAGENET1K_V1",
+    "skinnet_v3": "EfficientNet_B0_Weights.IMAGENET1K_V1",
+    "skinnet_v4": "EfficientNet_B0_Weights.IMAGENET1K_V1",
 }
 
 #: Longest silence of the server, and longest time of the whole download, in seconds.

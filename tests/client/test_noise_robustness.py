@@ -52,7 +52,7 @@ def cohort() -> OpenCohort:
     readable = np.ones(90, dtype=np.bool_)
     roll = Roll(
         study="digest", images="", keys=keys, files=((),) * 90, labels=labels, patients=np.arange(90) // 2, tags=keys, pixels=keys,
-        readable=readable, parts=PARTS, left_out=0, unreadable=0,
+        readable=readable, metadata=np.empty((90, 0), np.float32), parts=PARTS, left_out=0, unreadable=0,
     )  # fmt: skip
     return OpenCohort(roll, ImageStore(stored, readable, ()))
 
