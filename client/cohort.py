@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.chained_models import require_not_taught, taught_here, test_patients
+from client.chained_models import require_not_taught, taught_here, tested_patients
 from client.data.cache import ImageStore, prepare_store
 from client.data.records import Part
 from client.data.registry import open_holding
@@ -124,7 +124,9 @@ def _opened(
     cohort = selected(study, folder)
     tags = Tags.of(folder)
     taught = taught_here(study, folder, folder.weights)
-    require_not_taught(test_patients(cohort, tags), taught, folder)
+    for one in taught:
+        log.info("%s", one)
+    require_not_taught(tested_patients(cohort, tags), taught, folder)
     if before_images is not None:
         before_images({tags.tag(record.patient): frozenset() for record in cohort.records})
     store = prepare_store(
