@@ -25,9 +25,11 @@ from client.roll import Roll, load_roll, save_roll
 from client.site_folder import SiteFolder
 from client.withdrawn import Tags, withdrawn_tags
 from shared.errors import DataError, PolicyError
+from shared.imaging.preprocess import Segmenter
 from shared.profile import Profile
 from shared.results import PartCounts
 from shared.study import Study
+from shared.study_mask import PredictedMask
 
 log = logging.getLogger("consilium.site")
 
@@ -81,8 +83,9 @@ def open_cohort(
 
     `before_images` is called with the patients' tags when the tables were read and no image was; what it raises goes through.
 
-    Raises DataError, UnreadableImageError, SplitLeakError, PolicyError, StorageError, InputError (who has withdrawn can't be known);
-    ChainLeakError where a model that the study uses has learned from patients of its test part.
+    Raises DataError, UnreadableImageError, SplitLeakError, PolicyError, StorageError, WeightsError (of the network that predicts
+    masks), InputError (who has withdrawn can't be known); ChainLeakError where a model that the study uses has learned from patients of
+    its test part.
     """
     profile = folder.profile()
     opened = _kept(run_folder, study)
@@ -131,7 +134,7 @@ def _opened(
         before_images({tags.tag(record.patient): frozenset() for record in cohort.records})
     store = prepare_store(
         cohort.records, study.preprocessing, folder.cache, unreadable=profile.data.unreadable, progress=progress,
-        weights_root=folder.weights,
+        segmenter=lambda: _segmenter(study, profile, folder),
     )  # fmt: skip
     for problem in (*cohort.problems, *store.problems)[:_UNREADABLE_NAMED]:
         log.warning("left out: %s", problem)
@@ -151,6 +154,18 @@ def _opened(
     )
     require_not_taught(roll.known("test"), taught, folder)
     return OpenCohort(roll, store)
+
+
+def _segmenter(study: Study, profile: Profile, folder: SiteFolder) -> Segmenter | None:
+    """What predicts the study's masks, on the site's device; None where no mask is predicted."""
+    if not isinstance(study.preprocessing.mask, PredictedMask):
+        return None
+    from client.device import chosen_device, limit_memory
+    from shared.models.segmenter import segmenter_of
+
+    device = chosen_device(profile.device)
+    limit_memory(device, profile.policy.maximum_device_memory_gb)
+    return segmenter_of(study.preprocessing, root=folder.weights, device=device)
 
 
 def _kept(run_folder: Path, study: Study) -> OpenCohort | None:

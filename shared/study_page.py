@@ -55,6 +55,40 @@ In this order, the first five once for the cache, the others for each batch on t
 Each step looks at one image alone, so that all of it may stand in a private study. `consilium-site contrast PROFILE --study STUDY` measures
 what 4 and 5 do to a hospital's images; the hospital's own page of a run has the same table. CLAHE raises noise with everything else, and a
 calcification that was bright against a dark breast can lose against surroundings that were raised too: look before you ask for it.
+
+# The lesion's mask as one more plane
+
+With `preprocessing.mask` each image has one plane more, behind its channels, that is 1 on the lesion and 0 elsewhere: a network that
+classifies gets it as one more channel of its input.
+
+```yaml
+preprocessing:
+  mask: {from: annotated}          # the hospital's own mask files, all of an image's together
+```
+
+```yaml
+preprocessing:
+  mask:
+    from: model                    # predicted by a segmentation network, once, when the image is prepared
+    threshold: 0.5
+    weights:
+      file: outlines.safetensors   # from `consilium-server export`: the file says itself which study's network it holds
+      sha256: 8a0f...
+      source: run outlines-3 of study ham10000-outlines, after round 20
+      origin: federation
+```
+
+The mask goes the way of its image: cut, padded (nothing marked) and resized, then 1 where at least half of a pixel is marked, or where the
+network's probability reaches `threshold`; augmentation moves both together. `denoise`, `clahe`, brightness, contrast, blur, black squares
+and both normalisations leave it alone.
+
+- `annotated`: an image without a mask, or with one that can't be read or marks nothing, counts as unreadable (`data.unreadable` of the
+  profile stops the site, or leaves it out). Any size of mask file will do that has the image's shape.
+- `model`: the network sees each image as its own study prepares it, in its own size, whatever this study does to the pixels. The file comes
+  with the study and is approved with it, as starting weights are; a changed file asks for approval again. The mask is computed on the site's
+  device, by the hospital, and stays there. A full-size U-Net takes a processor core seconds an image, once.
+- The hospital's own page draws the mask's edge on every image that it shows, and says that heat on a lesion is no finding where the network
+  was told where the lesion is. `consilium-site check` and `review` say which mask a study uses.
 """
 
 
@@ -114,6 +148,7 @@ patient would change about others where no noise covers it, and is refused, a se
 | `evaluation.baseline` | `false` | figures of the starting model would be another release |
 | `evaluation.release` | an epsilon | exact counts of test patients can't leave |
 | `model.weights.origin` | `public` | weights that were trained on a federation's patients would be a release on no record |
+| `preprocessing.mask.weights.origin` | `public` | the same; `from: annotated` is in order: a patient's masks change nobody else's images |
 
 The numbers of the section are kept as they are written (`32/350`, `1e-5`), and are part of the digest that hospitals approve; so is a
 noise multiplier that was solved for. `head` may be there: the SVM with the RBF kernel is then fitted at each hospital, and stays with its

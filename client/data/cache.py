@@ -48,6 +48,7 @@ _KEPT_PACKS = 4
 _NAMED_PROBLEMS = 10
 
 Progress = Callable[[int, int], None]
+MakeSegmenter = Callable[[], Segmenter | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,14 @@ def prepare_store(
     unreadable: Literal["stop", "skip"],
     workers: int = 1,
     progress: Progress | None = None,
-    weights_root: Path | None = None,
+    segmenter: MakeSegmenter | None = None,
 ) -> ImageStore:
     """The prepared images of `records`, out of the cache in `folder` as far as they are there.
 
-    `progress(done, all)` counts records. The weights file of a mask that is predicted is looked for in `weights_root`, or else in the
-    working folder, and only where an image must be prepared. A process that finds another at work waits and uses what that one made.
-    Raises UnreadableImageError at the end of the pass, naming up to 10 files (with `stop`), WeightsError, and StorageError where the
-    cache can't be written; no half-written file stays then. After a kill, the next call goes on where that one was.
+    `progress(done, all)` counts records. `segmenter` makes the network where the recipe's masks are predicted, and is called only where an
+    image must be prepared; what it raises goes through. A process that finds another at work waits and uses what that one made. Raises
+    UnreadableImageError at the end of the pass, naming up to 10 files (with `stop`), and StorageError where the cache can't be
+    written; no half-written file stays then. After a kill, the next call goes on where that one was.
     """
     make_private_folder(folder)
     place = folder / recipe_key(recipe)[:16]
@@ -98,7 +99,7 @@ def prepare_store(
             if pack is None:
                 try:
                     _fill(
-                        place, name, records, contents, files, known, recipe, unreadable, workers, progress, weights_root
+                        place, name, records, contents, files, known, recipe, unreadable, workers, progress, segmenter
                     )  # fmt: skip
                 finally:
                     known.write()
@@ -177,7 +178,7 @@ def _fill(
     unreadable: Literal["stop", "skip"],
     workers: int,
     progress: Progress | None,
-    weights_root: Path | None,
+    segmenter: MakeSegmenter | None,
 ) -> None:
     """Write the pack `name`, decoding only what neither an earlier pack nor a stopped run has. Raises OSError."""
     for leftover in place.glob("*.tmp"):  # of a killed process: the lock is ours, so nobody is writing them
@@ -195,8 +196,8 @@ def _fill(
                 # A file that can't be opened goes through `prepare` too, which says what is wrong with it.
                 waiting.setdefault(content or f"unopened {index}", []).append(index)
         jobs = [(content, records[indices[0]], files[indices[0]]) for content, indices in waiting.items()]
-        segmenter = _segmenter(recipe, weights_root) if jobs else None
-        for content, outcome in _prepared(jobs, known, recipe, workers, segmenter):
+        network = segmenter() if segmenter is not None and jobs else None
+        for content, outcome in _prepared(jobs, known, recipe, workers, network):
             if isinstance(outcome, UnreadableImageError):
                 read = str(records[waiting[content][0]].image)
                 for index in waiting[content]:  # copies of one damaged file are each named
@@ -259,14 +260,6 @@ def _pixels(rows: Iterable[PackRow], parts: Parts, earlier: Earlier) -> Iterator
         else:
             pack, index = earlier[row.content]
             yield narrowed(np.asarray(pack.images[index]), pack.rows[index])
-
-
-def _segmenter(recipe: Preprocessing, weights_root: Path | None) -> Segmenter | None:
-    if not isinstance(recipe.mask, PredictedMask):
-        return None
-    from shared.models.segmenter import segmenter_of  # imports torch, which takes seconds
-
-    return segmenter_of(recipe, root=weights_root)
 
 
 def _prepared(

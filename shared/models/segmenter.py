@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,22 @@ Build = Callable[[Study], nn.Module]
 
 @dataclass(frozen=True, slots=True)
 class NetworkSegmenter:
-    """A network `(1, channels, S, S)` to logits `(1, 1, S, S)`, in eval mode on the CPU, and the preprocessing that it was trained with.
+    """A network `(1, channels, S, S)` to logits `(1, 1, S, S)`, in eval mode on `device`, and the preprocessing that it was trained with.
 
     It may be called by several threads.
     """
 
     network: nn.Module
     recipe: Preprocessing
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def probabilities(self, levels: NDArray[np.float32]) -> NDArray[np.float32]:
         """(S, S) or (S, S, 3) in [0, 1], not normalised yet, to the probability of each pixel to be marked, (S, S)."""
         image = torch.from_numpy(np.ascontiguousarray(levels if levels.ndim == 3 else levels[..., None]))
         planes = image.permute(2, 0, 1).expand(self.recipe.channels, -1, -1)[None].to(torch.float32)
         with torch.inference_mode():
-            logits: Tensor = self.network(self._normalised(planes))
-            found: NDArray[np.float32] = logits[0, 0].float().sigmoid().numpy()
+            logits: Tensor = self.network(self._normalised(planes).to(self.device))
+            found: NDArray[np.float32] = logits[0, 0].float().sigmoid().cpu().numpy()
         return found
 
     def _normalised(self, planes: Tensor) -> Tensor:
@@ -63,9 +64,14 @@ class NetworkSegmenter:
 
 
 def segmenter_of(
-    recipe: Preprocessing, *, root: Path | None = None, build: Build = build_network
+    recipe: Preprocessing,
+    *,
+    root: Path | None = None,
+    device: torch.device | None = None,
+    build: Build = build_network,
 ) -> NetworkSegmenter | None:
-    """The network that predicts the recipe's masks, None where none does; a relative weights file is relative to `root`.
+    """The network that predicts the recipe's masks, None where none does; a relative weights file is relative to `root`, or else to the
+    working folder. `device` is the CPU where it is not given.
 
     Raises WeightsUnavailableError where the file can't be read, and WeightsError where its SHA-256 is another, it does not say which study
     it is of, its tensors are not exactly that study's network's, the network gives no mask, or it was trained on squares around findings
@@ -82,7 +88,8 @@ def segmenter_of(
             "whole images; use region: finding, or weights that were trained on whole images"
         )
     network = _filled(study, tensors, weights, build)
-    found = NetworkSegmenter(network.eval(), study.preprocessing.model_copy(update={"mask": None}))
+    where = device or torch.device("cpu")
+    found = NetworkSegmenter(network.eval().to(where), study.preprocessing.model_copy(update={"mask": None}), where)
     _require_mask(found, study, weights)
     return found
 
@@ -126,7 +133,7 @@ def _filled(study: Study, tensors: Mapping[str, Tensor], weights: WeightsFile, b
 def _require_mask(segmenter: NetworkSegmenter, study: Study, weights: WeightsFile) -> None:
     side = segmenter.recipe.size
     with torch.inference_mode():
-        logits: Any = segmenter.network(torch.zeros(1, segmenter.recipe.channels, side, side))
+        logits: Any = segmenter.network(torch.zeros(1, segmenter.recipe.channels, side, side, device=segmenter.device))
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != (1, 1, side, side):
         raise WeightsError(
