@@ -85,8 +85,8 @@ and both normalisations leave it alone.
 - `annotated`: an image without a mask, or with one that can't be read or marks nothing, counts as unreadable (`data.unreadable` of the
   profile stops the site, or leaves it out). Any size of mask file will do that has the image's shape.
 - `model`: the network sees each image as its own study prepares it, in its own size, whatever this study does to the pixels. The file comes
-  with the study and is approved with it, as starting weights are; a changed file asks for approval again. The mask is computed on the site's
-  device, by the hospital, and stays there. A full-size U-Net takes a processor core seconds an image, once.
+  with the study and is approved with it, as starting weights are; a changed file asks for approval again. The mask is computed on the
+  site's device, by the hospital, and stays there. A full-size U-Net takes a processor core seconds an image, once.
 - The hospital's own page draws the mask's edge on every image that it shows, and says that heat on a lesion is no finding where the network
   was told where the lesion is. `consilium-site check` and `review` say which mask a study uses.
 """
