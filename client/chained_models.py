@@ -10,9 +10,8 @@ the images' pixels, which know a copy under another id, before anything is train
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.cohort_list import read_list
@@ -27,8 +26,6 @@ from shared.ledger.rules import RunOnLedger
 from shared.provenance import Provenance, read_provenance
 from shared.study import Study
 from shared.study_model import WeightsFile
-
-log = logging.getLogger("consilium.site")
 
 #: Tags of patients (`client.withdrawn`), each with the keyed digests of the images' pixels as far as they are known.
 Patients = Mapping[str, frozenset[str]]
@@ -52,13 +49,23 @@ class UsedModel:
 
 @dataclass(frozen=True, slots=True)
 class TaughtHere:
-    """Whom a run learned from at this hospital. Where the roll is gone, `patients` are all of its cohort, and not `exact`."""
+    """Whom a run that a model comes from, or may come from where it is not `named`, learned from at this hospital: nobody where it did not
+    train `here`. Where the roll is gone, `patients` are all of its cohort, and not `exact`.
+    """
 
     key: str
     run: str
-    named: bool
-    patients: Patients
-    exact: bool
+    named: bool = True
+    here: bool = False
+    patients: Patients = field(default_factory=dict)
+    exact: bool = True
+
+    def __str__(self) -> str:
+        if not self.here:
+            return f"{self.key} comes from run {self.run}, in which this hospital trained nothing: nothing to compare"
+        return (
+            f"{self.key}: run {self.run} trained here with {len(self.patients)} patients; none may be in the test part"
+        )
 
 
 def used_models(study: Study, weights_root: Path) -> list[UsedModel]:
@@ -88,24 +95,12 @@ def taught_here(study: Study, folder: SiteFolder, weights_root: Path) -> list[Ta
         here = trained if None in model.runs else trained.intersection(model.runs)
         if here and study.privacy is not None and not folder.profile().data.synthetic:
             raise PrivacyError(_not_public(model, here))  # whoever the patients are: that must not decide
-        for run in model.runs:
-            if run is not None and run not in here:
-                log.info(
-                    "%s comes from run %s, in which this hospital trained nothing: nothing to compare", model.key, run
-                )
-        for run in sorted(here):
-            one = _whom(folder, model.key, run, ledger.get(run), named=run in model.runs)
-            log.info(
-                "%s: run %s trained here with %d patients; none may be in the test part",
-                model.key,
-                run,
-                len(one.patients),
-            )
-            found.append(one)
+        found.extend(TaughtHere(model.key, run) for run in model.runs if run is not None and run not in here)
+        found.extend(_whom(folder, model.key, run, ledger.get(run), named=run in model.runs) for run in sorted(here))
     return found
 
 
-def test_patients(cohort: Cohort, tags: Tags) -> Patients:
+def tested_patients(cohort: Cohort, tags: Tags) -> Patients:
     """Of a cohort's test part, when no image has been read."""
     return {tags.tag(cohort.records[row].patient): frozenset() for row in cohort.parts["test"]}
 
@@ -125,7 +120,7 @@ def in_words(folder: SiteFolder, study: Study, weights_root: Path) -> list[tuple
     taught = taught_here(study, folder, weights_root)
     rows = []
     for model in used_models(study, weights_root):
-        mine = [one for one in taught if one.key == model.key]
+        mine = [one for one in taught if one.here and one.key == model.key]
         rows.append((model.key, f"{_origin(model)} {_part_here(mine)}"))
     return rows
 
@@ -150,11 +145,11 @@ def _whom(folder: SiteFolder, key: str, run: str, known: RunOnLedger | None, *, 
                 ) from None
     if roll is not None:
         return TaughtHere(
-            key, run, named, {**_withdrawn_since(roll, listed), **roll.known("train", "validation")}, True
+            key, run, named, True, {**_withdrawn_since(roll, listed), **roll.known("train", "validation")}
         )
     if listed is None:
         raise ChainLeakError(_lost(key, run, run_folder))
-    return TaughtHere(key, run, named, listed, False)
+    return TaughtHere(key, run, named, True, listed, exact=False)
 
 
 def _withdrawn_since(roll: Roll, listed: Patients | None) -> Patients:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.chained_models import require_not_taught, taught_here, test_patients
+from client.chained_models import require_not_taught, taught_here, tested_patients
 from client.data.cache import ImageStore, prepare_store
 from client.data.metadata import encoded
 from client.data.records import Part
@@ -90,9 +90,9 @@ def open_cohort(
 
     `before_images` is called with the patients' tags when the tables were read and no image was; what it raises goes through.
 
-    Raises DataError, UnreadableImageError, SplitLeakError, PolicyError, StorageError, InputError (who has withdrawn can't be known);
-    ChainLeakError where a model that the study uses has learned from patients of its test part, WeightsError where one that predicts masks
-    can't be used.
+    Raises DataError, UnreadableImageError, SplitLeakError, PolicyError, StorageError, WeightsError (of the network that predicts
+    masks), InputError (who has withdrawn can't be known); ChainLeakError where a model that the study uses has learned from patients of
+    its test part.
     """
     profile = folder.profile()
     opened = _kept(run_folder, study)
@@ -135,7 +135,9 @@ def _opened(
     metadata = encoded(cohort.records, study.metadata)
     tags = Tags.of(folder)
     taught = taught_here(study, folder, folder.weights)
-    require_not_taught(test_patients(cohort, tags), taught, folder)
+    for one in taught:
+        log.info("%s", one)
+    require_not_taught(tested_patients(cohort, tags), taught, folder)
     if before_images is not None:
         before_images({tags.tag(record.patient): frozenset() for record in cohort.records})
     store = prepare_store(

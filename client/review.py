@@ -297,7 +297,7 @@ def _already_taught(looking: _Looking, cohort: Cohort, tags: Tags) -> list[str]:
     root = weights_folder(looking.folder, looking.publication.study_digest)
     try:
         taught = chained_models.taught_here(looking.study, looking.folder, root)
-        chained_models.require_not_taught(chained_models.test_patients(cohort, tags), taught, looking.folder)
+        chained_models.require_not_taught(chained_models.tested_patients(cohort, tags), taught, looking.folder)
     except ConsiliumError as problem:
         return [str(problem)]
     return []

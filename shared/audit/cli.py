@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +49,14 @@ def verify(
         list[Path] | None,
         typer.Option(help="What a hospital's `consilium-site ledger --export` wrote; may be repeated"),
     ] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(help="A model file that the study names, of a federation's; may be repeated"),
+    ] = None,
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR|BUNDLE", help="The run that such a model comes from; may be repeated"),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page for people who don't read JSON")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks and the epsilons as JSON")] = False,
 ) -> None:
@@ -57,6 +66,7 @@ def verify(
     """
     from shared.audit.bundle import opened
     from shared.audit.exports import read_export
+    from shared.audit.named_models import read_model_file
     from shared.audit.records import read_run
     from shared.audit.run import audit_run, summary
     from shared.audit.trust import read_trust
@@ -64,9 +74,10 @@ def verify(
 
     trusted = read_trust(trust or [])
     exports = [read_export(path, trusted) for path in ledger or []]
-    with opened(run) as folder:
-        files = read_run(folder)
-        audit = audit_run(files, trusted, exports)
+    models = [read_model_file(path) for path in model or []]
+    with ExitStack() as folders:
+        files, *before = [read_run(folders.enter_context(opened(path))) for path in (run, *(earlier or []))]
+        audit = audit_run(files, trusted, exports, models=models, earlier=before)
     checks = audit.checks
     if html is not None:
         from shared.audit import page  # its templates cost a tenth of a second

@@ -19,6 +19,7 @@ from shared.audit.completeness import check_completeness
 from shared.audit.entries import check_entries, read_entries
 from shared.audit.exchanges import Absent, SignedTexts, Violation
 from shared.audit.exports import Export, check_exports
+from shared.audit.named_models import ModelFile, check_named_models
 from shared.audit.private_record import check_private_record
 from shared.audit.records import RunFiles, stored_model
 from shared.audit.signatures import check_signatures
@@ -36,14 +37,24 @@ class Audit:
     costs: list[Cost]
 
 
-def audit_run(files: RunFiles, trust: Trust | None = None, exports: Sequence[Export] = ()) -> Audit:
-    """Everything that these files can answer. `exports` are ledgers that hospitals gave besides."""
+def audit_run(
+    files: RunFiles,
+    trust: Trust | None = None,
+    exports: Sequence[Export] = (),
+    *,
+    models: Sequence[ModelFile] = (),
+    earlier: Sequence[RunFiles] = (),
+) -> Audit:
+    """Everything that these files can answer. `exports` are ledgers that hospitals gave besides, `models` files that the study names,
+    `earlier` the runs that these come from.
+    """
     signed = SignedTexts(files)
     shown = read_entries(signed, {one.site: one.lines for one in exports if one.sound})
     spending, costs = check_spending(files, shown)
     checks = [
         *check_signatures(files, trust, signed),
         *_check_models(files, signed),
+        *check_named_models(files, models, earlier),
         *check_entries(shown.values()),
         *check_completeness(signed, shown),
         *spending,

@@ -8,22 +8,28 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from benchmarks.bare_run import new_key
 from benchmarks.ledgered_run import LedgeredFederation, plain_study
-from shared.audit.records import read_run
+from shared.audit.named_models import check_named_models, read_model_file
+from shared.audit.records import RunFiles, read_run, stored_model
 from shared.audit.run import audit_run
 from shared.audit.signatures import ANSWERS, INSTRUCTIONS, PREVIOUS, WRITERS
 from shared.audit.trust import COORDINATOR, read_trust, trust_lines
 from shared.audit.verdict import Check, exit_status
-from shared.canonical import digest
+from shared.canonical import digest, file_digest
 from shared.errors import InputError
+from shared.provenance import Provenance, with_provenance
 from shared.signing import PublicKey
+from shared.study import Study
+from shared.wire import unflatten
 
 
 @pytest.fixture(scope="module")
@@ -336,3 +342,34 @@ def test_a_run_of_an_older_release_whose_study_had_fewer_keys_is_the_same_study(
     name = "the study is the one that the run names"
     (found,) = [check for check in audit_run(read_run(run)).checks if check.name == name]
     assert (found.outcome, "this release knows more keys" in found.why) == ("proven", True)
+
+
+def test_a_model_that_a_study_names_is_held_against_the_run_that_it_comes_from(original: Path, tmp_path: Path) -> None:
+    earlier = read_run(original)
+    last = stored_model(earlier, 3)
+    assert last is not None
+    said = Provenance(
+        study=json.loads((original / "study.json").read_text()), run=earlier.run.id, round=3, ancestors=("older",)
+    )
+
+    def checked(tensors: dict[str, Any], said: Provenance, runs: list[RunFiles], *, given: bool = True) -> Check:
+        path = tmp_path / "model.safetensors"
+        path.write_bytes(with_provenance(save(tensors), said))
+        weights = {"file": path.name, "sha256": file_digest(path), "source": "a run", "origin": "federation"}
+        study = Study.model_validate({**said.study, "model": {**said.study["model"], "weights": weights}})
+        (check,) = check_named_models(replace(earlier, study=study), [read_model_file(path)] if given else [], runs)
+        return check
+
+    tensors = {name: values.copy() for name, values in unflatten(last, earlier.manifest).items()}
+    proven = checked(tensors, said, [earlier])
+    assert proven.outcome == "proven" and f"{earlier.run.id} after round 3, which built on older" in proven.why
+    assert checked(tensors, said, [earlier], given=False).outcome == "not checkable"
+    assert checked(tensors, said, []).outcome == "not checkable"
+    assert checked(tensors, said.model_copy(update={"run": "another"}), [earlier]).outcome == "not checkable"
+    assert (
+        checked(tensors, said.model_copy(update={"study": {**said.study, "seed": 99}}), [earlier]).outcome == "violated"
+    )
+    tensors[next(iter(tensors))] += 1
+    assert checked(tensors, said, [earlier]).outcome == "violated"
+    assert checked({"elsewhere": last}, said, [earlier]).outcome == "violated"
+    assert check_named_models(earlier, [], []) == []
