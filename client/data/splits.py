@@ -79,7 +79,7 @@ def assign_patients(strata: Mapping[str, int], shares: Mapping[Part, float], *, 
     return place
 
 
-def fold_of(strata: Mapping[str, int], of: int, *, seed: int) -> dict[str, int]:
+def fold_of(strata: Mapping[str, int], of: int, *, seed: int | str) -> dict[str, int]:
     """Fold of each patient, 0 ... of-1, given each patient's stratum; which fold is tested does not matter to it."""
     dealt = sorted(strata, key=lambda patient: (strata[patient], draw_key(seed, "fold", patient)))
     return {patient: position % of for position, patient in enumerate(dealt)}

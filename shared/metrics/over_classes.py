@@ -71,7 +71,9 @@ def errors(counts: Floats, classes: Sequence[int] | None = None) -> Floats:
     """FP + FN (...) of counts (..., K, K), each class against the rest, added over `classes` (None: over all)."""
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     of_class: Floats = counts.sum(-1) + counts.sum(-2) - 2 * right
-    return of_class.sum(-1) if classes is None else of_class[..., list(classes)].sum(-1)
+    chosen: Floats = of_class if classes is None else of_class[..., list(classes)]
+    added: Floats = np.asarray(chosen.sum(-1))
+    return added
 
 
 def over_classes(

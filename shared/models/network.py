@@ -28,6 +28,11 @@ class Network(nn.Module):
     dropout: nn.Dropout
     frozen_children: tuple[str, ...] = ()
 
+    @property
+    def outputs(self) -> int:
+        """Logits of an image."""
+        return self.fc.out_features
+
     def features(self, x: Tensor) -> Tensor:
         """Images `(N, channels, H, W)` to features `(N, feature_dim)`, before dropout."""
         raise NotImplementedError

@@ -67,7 +67,8 @@ def _trial_step(original: Network, study: Study, shape: tuple[int, int, int]) ->
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             logits = network(images)
-        torch.autograd.backward(nn.functional.softplus(logits).sum())
+        if logits.requires_grad:  # not of an ensemble, which trains nothing
+            torch.autograd.backward(nn.functional.softplus(logits).sum())
         starved = [
             name
             for name, parameter in network.named_parameters()
