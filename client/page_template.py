@@ -171,6 +171,7 @@ heat at all{% endif %}{% if looks.masked > looks.on_lesions.images + looks.on_le
 is <strong>{{ card.truth }}</strong><br>{{ card.probability }}<br><code>{{ card.key }}</code></figure>
 {% endfor %}</div>{% else %}<p>None.</p>{% endif %}
 {% endfor %}
+{% elif study.model.members %}<p>No heat maps: an ensemble has no one last map; look at those of its members' own runs.</p>
 {% else %}<p>No heat maps: {{ study.model.name }} mixes all places of the image from its first layers on (a transformer), or its last map has one single position, so that
 Grad-CAM has nothing to look at.</p>{% endif %}
 </section>

@@ -205,7 +205,10 @@ def _region(study: Study) -> str:
 
 def _starts_from(study: Study, network: OwnNetwork | None) -> str:
     weights = study.model.weights
-    if isinstance(weights, WeightsFile):
+    if study.model.members:
+        named = "; ".join(f"{one.file}, SHA-256 {one.sha256}, source: {one.source}" for one in study.model.members)
+        said = f"{len(study.model.members)} models that stay as they are, their answers averaged: {named}"
+    elif isinstance(weights, WeightsFile):
         said = f"{weights.file}, SHA-256 {weights.sha256}; source: {weights.source}"
     else:
         said = "random values from the study's seed" if weights == "none" else "torchvision's published weights"
@@ -307,7 +310,9 @@ def _what_leaves(looking: _Looking) -> Section:
     rows: list[tuple[str, str]] = []
     network, wire = looking.network, looking.study.federation.wire
     external = looking.profile.role == "external_test"
-    if network is not None and external:
+    if looking.study.federation.rounds == 0:
+        rows.append(("Each round", "nothing: there is no round. The model is evaluated as it comes"))
+    elif network is not None and external:
         rows.append(
             ("Each round", "nothing: we are not asked to train. The final model comes in once, and no update goes out")
         )

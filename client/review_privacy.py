@@ -69,6 +69,8 @@ def require_allowed(study: Study, profile: Profile, folder: SiteFolder) -> None:
 def rounds_in_words(study: Study) -> str:
     """What a hospital does in each of the study's rounds."""
     rounds, privacy = study.federation.rounds, study.privacy
+    if rounds == 0:
+        return "none: nothing is trained"
     if privacy is None:
         return f"{rounds}, each with {study.training.local_epochs} pass(es) over our train part"
     return (

@@ -110,18 +110,23 @@ def load_roll(run_folder: Path) -> Roll | None:
                 keys=tuple(stored["keys"].tolist()),
                 files=tuple(tuple(Path(path) for path in json.loads(row)) for row in stored["files"].tolist()),
                 labels=stored["labels"],
-                descriptors=stored["descriptors"],
+                descriptors=_columns(stored, "descriptors", np.int64),
                 patients=stored["patients"],
                 tags=tuple(stored["tags"].tolist()),
                 pixels=tuple(stored["pixels"].tolist()) if "pixels" in stored else ("",) * len(stored["tags"]),
                 readable=stored["readable"],
-                metadata=stored["metadata"],
+                metadata=_columns(stored, "metadata", np.float32),
                 parts={part: stored[f"part.{part}"] for part in PARTS},
                 left_out=left_out,
                 unreadable=unreadable,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def _columns(stored: Mapping[str, NDArray[Any]], name: str, dtype: type[Any]) -> NDArray[Any]:
+    """(N, 0) in a file of a release that knew nothing of them: earlier runs' rolls say who was trained on."""
+    return stored[name] if name in stored else np.empty((len(stored["tags"]), 0), dtype)
 
 
 def save_roll(run_folder: Path, roll: Roll) -> None:

@@ -90,6 +90,8 @@ def optimiser_of(network: nn.Module, training: Training) -> torch.optim.Optimize
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     rate, decay = training.learning_rate, training.weight_decay
+    if rate is None:
+        raise ValueError("the study gives no learning rate: it trains nothing")
     # One fused kernel instead of a loop over 100 tensors, each a dozen operations.
     if training.optimiser == "sgd":
         return torch.optim.SGD(
@@ -246,5 +248,5 @@ def extract_features(
         network.train(mode)
     if not features:
         empty = np.empty((0, network.feature_dim), np.float32)
-        return empty, np.empty((0, network.fc.out_features), np.float32)
+        return empty, np.empty((0, network.outputs), np.float32)
     return torch.cat(features).cpu().numpy(), torch.cat(logits).cpu().numpy()

@@ -33,6 +33,7 @@ for command in (
         running.report,
         documents.documents,
         models.compare,
+        models.ensemble,
         cross_validation.folds,
         cross_validation.cross_validated,
         models.export,

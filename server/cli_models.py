@@ -71,6 +71,36 @@ def export(
             )
 
 
+def ensemble(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Folders of two or more runs")],
+    study_out: Annotated[Path, typer.Option(help="Study to write; the runs' models are written beside it")],
+    weights_root: Annotated[
+        Path | None, typer.Option(help="Where the runs' own starting weights lie; the working folder if not given")
+    ] = None,
+) -> None:
+    """Write runs' models, and a study that averages their answers: it trains nothing, and hospitals evaluate it.
+
+    Example: consilium-server ensemble runs/first runs/second --study-out ensemble/study.yaml
+    """
+    from server.ensembles import write_ensemble
+    from server.run_folder import RunFolder
+
+    made = write_ensemble([RunFolder(path) for path in run_dirs], study_out, weights_root=weights_root or Path())
+    console = Console()
+    for member in made.members:
+        _say(console, f"{member.path}  sha256 {member.weights['sha256']}")
+    _say(
+        console,
+        f"{study_out}: the study {made.study.name} of {len(made.members)} members, digest {made.study.digest()}",
+    )
+    for name, keys in made.otherwise.items():
+        _say(
+            console,
+            f"note: {name}'s study differs from it in {', '.join(keys)}, so it may test on patients whom that model has learned from; "
+            "hospitals that trained in the run then refuse it (CONS-113). Train the members with one data.split.id",
+        )
+
+
 def compare(
     run_dirs: Annotated[list[Path], typer.Argument(help="Folders of two or more runs on the same hospitals")],
 ) -> None:

@@ -56,6 +56,8 @@ def questions(study: Study, sites: Mapping[str, Evaluated], external: Collection
             )
         )
     heads: tuple[HeadKey, ...] = ("network", "svm") if study.head is not None else ("network",)
+    if study.federation.rounds == 0:  # nothing was to be learned
+        heads = ()
     for name in heads:
         pooled = _pooled(trained, name, study)
         gain = pooled.gain["auc"] if pooled is not None and pooled.gain is not None else None

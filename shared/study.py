@@ -16,6 +16,7 @@ from shared.errors import StudyError
 from shared.schema import Name, Strict
 from shared.study_augmentation import Augmentation
 from shared.study_data import Data
+from shared.study_ensemble import of_no_use
 from shared.study_evaluation import Evaluation
 from shared.study_federation import Federation
 from shared.study_head import SvmHead
@@ -87,11 +88,15 @@ class Study(Strict):
             raise ValueError(
                 f"training.focal.alpha must have a weight for each of the classes {', '.join(self.task.classes)}"
             )
-        if self.privacy is None:
-            for key in ("local_epochs", "batch_size"):
+        if self.model.members:
+            if odd := list(of_no_use(self)):
+                raise ValueError("an ensemble trains nothing: " + "; ".join(odd))
+        else:
+            needed = ("optimiser", "learning_rate", *(("local_epochs", "batch_size") if self.privacy is None else ()))
+            for key in needed:
                 if getattr(self.training, key) is None:
                     raise ValueError(f"training.{key} must be given")
-        elif found := list(obstacles(self)):
+        if self.privacy is not None and (found := list(obstacles(self))):
             raise ValueError("this study can't be private: " + "; ".join(found))
         return self
 
@@ -123,7 +128,8 @@ class Study(Strict):
         named = {"model.weights": self.model.weights}
         if isinstance(mask := self.preprocessing.mask, PredictedMask):
             named["preprocessing.mask.weights"] = mask.weights
-        return {key: weights for key, weights in named.items() if isinstance(weights, WeightsFile)}
+        members = {f"model.members.{number}": member for number, member in enumerate(self.model.members)}
+        return {key: weights for key, weights in named.items() if isinstance(weights, WeightsFile)} | members
 
     @property
     def mask_is_input(self) -> bool:

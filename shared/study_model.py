@@ -21,6 +21,10 @@ class WeightsFile(Strict):
     )
 
 
+#: `model.name` of several runs' models as one.
+ENSEMBLE = "ensemble"
+
+
 class Model(Strict):
     """Backbone and its options. `freeze` names the children whose parameters and statistics stay as loaded."""
 
@@ -38,6 +42,11 @@ class Model(Strict):
         default="batch", description="none: a network that has neither, as vgg16 and vit_b_16"
     )
     weights: Literal["none", "torchvision"] | WeightsFile = "none"
+    members: list[WeightsFile] = Field(
+        default_factory=list,
+        max_length=20,
+        description="ensemble: two or more files of `consilium-server export`, whose probabilities are averaged; all are frozen",
+    )
     freeze: list[str] = Field(default_factory=list, description="e.g. [conv1, bn1, layer1]")
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="before the last linear layer; of VGG, before its last two"
@@ -49,6 +58,19 @@ class Model(Strict):
         max_length=6,
         description="split_attention_unet: channels by level, from full resolution down; None: [128, 256, 512, 512]",
     )
+
+    @model_validator(mode="after")
+    def _check_members(self) -> Model:
+        if (self.name == ENSEMBLE) != bool(self.members):
+            raise ValueError(f"members must be given with name: {ENSEMBLE}, and only then")
+        if not self.members:
+            return self
+        if len({member.sha256 for member in self.members}) < max(2, len(self.members)):
+            raise ValueError("members: an ensemble is of two or more different models, each named once")
+        bare = Model.model_construct(name=self.name, members=self.members)
+        if odd := [key for key in Model.model_fields if getattr(self, key) != getattr(bare, key)]:
+            raise ValueError(f"{', '.join(odd)}: an ensemble's members bring their own; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> Model:

@@ -57,8 +57,10 @@ class Training(Strict):
     batch_size: int | None = Field(
         default=None, ge=1, le=4096, description="images; must be given unless the study is private"
     )
-    optimiser: Literal["adam", "adamw", "sgd"]
-    learning_rate: float = Field(gt=0)
+    optimiser: Literal["adam", "adamw", "sgd"] | None = Field(
+        default=None, description="must be given, unless the model is an ensemble, which trains nothing"
+    )
+    learning_rate: float | None = Field(default=None, gt=0, description="as optimiser")
     schedule: Literal["constant", "linear", "cosine", "cosine_restarts"] = Field(
         default="constant",
         description="how the learning rate falls from round to round, towards 0 after the last (of each cycle, with restarts)",
@@ -116,6 +118,8 @@ class Training(Strict):
 
     def in_round(self, number: int, rounds: int) -> Training:
         """These settings with the learning rate of round `number` (from 1) of `rounds`."""
+        if self.learning_rate is None:
+            raise ValueError("the study gives no learning rate: it trains nothing")
         passed = (number - 1) / rounds
         factor = {"constant": 1.0, "linear": 1.0 - passed, "cosine": 0.5 * (1.0 + math.cos(math.pi * passed))}
         if self.restarts is not None:

@@ -45,6 +45,8 @@ def _details(report: Report) -> Facts:
     weights = model["weights"]
     starts = {"none": "random values from the study's seed", "torchvision": "torchvision's published weights"}
     start = starts[weights] if isinstance(weights, str) else f"{weights['file']}: {weights['source']}"
+    if model.get("members"):
+        start = "its members, as they were (below)"
     options = [f"{model['norm']} norm"] + ([f"{model['attention']} attention"] if model["attention"] != "none" else [])
     rows: list[tuple[str, Text]] = [
         ("Owner", Fill("the coordinator", "person or organisation that develops and answers for the model")),
@@ -53,7 +55,7 @@ def _details(report: Report) -> Facts:
         ("Type", f"{_kind(report)}: {model['name']}, {', '.join(options)}; {run.parameters:,} parameters, "
                  f"{run.trained_parameters:,} trained"),
         ("Starting point", start),
-        ("Frozen", ", ".join(model["freeze"]) if model["freeze"] else "nothing"),
+        ("Frozen", "everything" if model.get("members") else ", ".join(model["freeze"]) or "nothing"),
         ("Answers with", "a mask of the lesion") if report.kind == "segmentation" else ("Classes", _classes(report)),
         ("Software", ", ".join(f"{name} {value}" for name, value in run.versions.items()) + f"; code digest {run.code_digest}"),
         ("Study", f"{report.study['name']}, digest {run.study_digest}"),
@@ -76,6 +78,14 @@ def _training(report: Report) -> Facts:
     study, run = report.study, report.run
     training, federation, privacy = study["training"], study["federation"], study["privacy"]
     pixels = study["preprocessing"]
+    if members := study["model"].get("members", []):
+        named = "; ".join(f"{one['file']}: {one['source']}" for one in members)
+        return Facts([
+            ("Hospitals", joined(list(report.sites))),
+            ("Training", "none in this run: the members' probabilities are averaged, each counting alike"),
+            ("Members", named),
+            ("Input", f"{pixels['size']} x {pixels['size']} pixels, {pixels['channels']} channel(s), {pixels['region']} region"),
+        ])  # fmt: skip
     rows: list[tuple[str, Text]] = [
         ("Hospitals", joined(list(report.sites))),
         ("Rounds", f"{run.rounds_done} of {run.rounds_planned}"),

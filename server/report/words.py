@@ -69,13 +69,14 @@ def summary(report: Report) -> list[Statement]:
     pooled: PooledHead | None = getattr(report.pooled, head)
     if pooled is not None:
         said += [_found(report, head, pooled), _ranked(report, head, pooled)]
-        said += [_learned(report, name) for name in BOTH if getattr(report.pooled, name) is not None]
+        if report.run.rounds_planned > 0:
+            said += [_learned(report, name) for name in BOTH if getattr(report.pooled, name) is not None]
         said.append(_each_site(report, head))
     said += external_test(report)
     said.append(
         Statement(
-            "Whether a hospital would have done as well with its own images alone was not measured in this run: the gain above is of "
-            "training, not of sharing.",
+            "Whether a hospital would have done as well with its own images alone was not measured in this run"
+            + (": the gain above is of training, not of sharing." if report.run.rounds_planned > 0 else "."),
             "plain",
             "not measured",
         )
@@ -223,6 +224,10 @@ def course(report: Report) -> Statement:
     sites = [site for site in report.sites if site not in report.external_sites]
     hospitals = f"{len(sites)} hospitals ({joined(sites)})" if len(sites) != 1 else f"One hospital ({sites[0]})"
     run = report.run
+    if run.rounds_planned == 0 and run.state == "finished":
+        members = len(report.study["model"].get("members", []))
+        what = f"the mean answer of {members} earlier runs' models" if members else "the starting model"
+        return Statement(f"{hospitals} tested {what}. Nothing was trained.", "plain", "the run")
     rounds = "1 round" if run.rounds_done == 1 else f"{run.rounds_done} rounds"
     if run.state == "finished":
         return Statement(

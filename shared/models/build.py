@@ -8,6 +8,7 @@ import torch
 
 from shared.errors import StudyError
 from shared.models.attention import Attention
+from shared.models.ensemble import ensemble_of
 from shared.models.network import FederatedNetwork, Network
 from shared.models.registry import builder_of, require_options
 from shared.models.weights import fit_weights, read_weights, torchvision_weights
@@ -22,9 +23,11 @@ def build_network(study: Study, *, weights_root: Path | None = None) -> Federate
     Initial weights come from the study's seed; torch's global generator is left as it was. Weights of a file or of torchvision replace
     them, except a head or stem of another shape and attention that the weights don't hold; in a frozen layer such attention is held open
     (a constant 1), so that the layer does what its weights were trained for. `weights_root` is the folder that a relative weight file is
-    relative to. Raises StudyError for an unknown model or layer or an option that the model lacks, WeightsError for weights that are
-    missing or don't fit.
+    relative to. An ensemble's members come from their files whole (`shared.models.ensemble`). Raises StudyError for an unknown model or
+    layer or an option that the model lacks, WeightsError for weights that are missing or don't fit.
     """
+    if study.model.members:
+        return ensemble_of(study, root=weights_root, build=build_network).train()
     build = builder_of(study.model.name)
     require_options(study)
     with torch.random.fork_rng(devices=[]):

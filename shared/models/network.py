@@ -87,6 +87,11 @@ class Network(FederatedNetwork):
     fc: nn.Linear
     dropout: nn.Dropout
 
+    @property
+    def outputs(self) -> int:
+        """Logits of an image."""
+        return self.fc.out_features
+
     def features(self, x: Tensor) -> Tensor:
         """Images `(N, channels, H, W)` to features `(N, feature_dim)`, before dropout."""
         raise NotImplementedError

@@ -6,8 +6,7 @@ network and what becomes of the pixels before it are that study's.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shared.errors import ConsiliumError, WeightsError
+from shared.errors import WeightsError
 from shared.models.build import build_network
-from shared.models.weights import read_described_weights
-from shared.study import Study, study_from_data
+from shared.models.exported import exported_network
+from shared.study import Study
 from shared.study_mask import PredictedMask
 from shared.study_model import WeightsFile
 from shared.study_pixels import Preprocessing
 
-#: Keys of a .safetensors file's metadata: the study (RFC 8785 form), and the id of the run.
-STUDY_KEY, RUN_KEY = "consilium.study", "consilium.run"
 #: Where a study names the file.
 _KEY = "preprocessing.mask.weights"
 
@@ -80,54 +77,16 @@ def segmenter_of(
     if not isinstance(recipe.mask, PredictedMask):
         return None
     weights = recipe.mask.weights
-    tensors, told = read_described_weights(weights, root=root, key=_KEY)
-    study = _study_of(told, weights)
+    study, network = exported_network(weights, root=root, key=_KEY, build=build)
     if study.preprocessing.region == "finding" and recipe.region != "finding":
         raise WeightsError(
             f"{_KEY}: {weights.file}: study {study.name} was trained on squares around findings, but the study that names it prepares "
             "whole images; use region: finding, or weights that were trained on whole images"
         )
-    network = _filled(study, tensors, weights, build)
     where = device or torch.device("cpu")
     found = NetworkSegmenter(network.eval().to(where), study.preprocessing.model_copy(update={"mask": None}), where)
     _require_mask(found, study, weights)
     return found
-
-
-def _study_of(told: Mapping[str, str], weights: WeightsFile) -> Study:
-    text = told.get(STUDY_KEY)
-    if text is None:
-        raise WeightsError(
-            f"{_KEY}: {weights.file}: the file does not say which network it is of (no '{STUDY_KEY}' in its metadata); take one that "
-            "`consilium-server export` of this release or a later one has written"
-        )
-    try:
-        return study_from_data(json.loads(text))
-    except (ValueError, ConsiliumError) as problem:
-        first = str(problem).splitlines()[0]
-        raise WeightsError(
-            f"{_KEY}: {weights.file}: the study in its metadata is none that this release can read ({first}); export it with the "
-            "same release"
-        ) from None
-
-
-def _filled(study: Study, tensors: Mapping[str, Tensor], weights: WeightsFile, build: Build) -> nn.Module:
-    # What that study itself started from is in the tensors.
-    fresh = study.model.model_copy(update={"weights": "none", "freeze": []})
-    try:
-        network = build(study.model_copy(update={"model": fresh}))
-    except ConsiliumError as problem:
-        raise WeightsError(f"{_KEY}: {weights.file}: the network of study {study.name}: {problem}") from None
-    try:
-        network.load_state_dict(dict(tensors), strict=True)
-    except RuntimeError as problem:
-        reason = "; ".join(line.strip() for line in str(problem).splitlines()[1:3])
-        raise WeightsError(
-            f"{_KEY}: {weights.file}: its tensors are not those of study {study.name}'s network ({reason}); export it with its head"
-        ) from None
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
-        raise WeightsError(f"{_KEY}: {weights.file}: holds values that are not finite")
-    return network
 
 
 def _require_mask(segmenter: NetworkSegmenter, study: Study, weights: WeightsFile) -> None:

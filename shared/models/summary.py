@@ -73,7 +73,8 @@ def _trial_step(original: FederatedNetwork, study: Study, shape: tuple[int, int,
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             logits = network.every_head(images)
-        torch.autograd.backward(nn.functional.softplus(logits).sum())
+        if logits.requires_grad:  # not of an ensemble, which trains nothing
+            torch.autograd.backward(nn.functional.softplus(logits).sum())
         starved = [
             name
             for name, parameter in network.named_parameters()

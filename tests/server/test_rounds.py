@@ -227,6 +227,15 @@ def test_kept_updates_let_the_mean_be_computed_again(tmp_path: Path) -> None:
     assert (model_after(federation.folder, 1) + again).tobytes() == federation.final_bytes()
 
 
+def test_a_model_of_which_nothing_travels_is_evaluated_without_a_round(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "other")
+    federation.folder = bare_folder(tmp_path / "run", bare_study(rounds=0), {}, list(SITES))
+    federation.conduct()
+    assert federation.sites["anna"].seen == [("prepare", 0), ("evaluate", 0)]
+    final = federation.folder.final()
+    assert final is not None and sorted(final.sites) == list(SITES) and federation.final_bytes() == b""
+
+
 def test_models_of_the_rounds_that_the_study_keeps_stay(tmp_path: Path) -> None:
     plain = Federation.make(tmp_path / "plain", rounds=5)
     keeping = Federation.make(tmp_path / "keeping", rounds=5, keep_models={"every": 2})
