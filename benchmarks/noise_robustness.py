@@ -68,12 +68,15 @@ class Point:
     auc: float | None
 
 
-def with_noise(images: np.ndarray, level: float, seed: int) -> np.ndarray:
-    """Prepared images (N, C, S, S), uint8 or float16, to float32 in [0, 1] with noise of `level` grey levels; unchanged values at 0."""
+def with_noise(images: np.ndarray, level: float, seed: int, *, channels: int | None = None) -> np.ndarray:
+    """Prepared images (N, C, S, S), uint8 or float16, to float32 in [0, 1] with noise of `level` grey levels; unchanged values at 0.
+
+    Only the first `channels` get noise where that is given: what follows is no image.
+    """
     unit = np.asarray(images, dtype=np.float32) / np.float32(255 if images.dtype == np.uint8 else 1)
     if level:
-        noise = np.random.default_rng(seed).standard_normal(unit.shape, dtype=np.float32)
-        unit = np.clip(unit + noise * np.float32(level / 255), 0, 1)
+        noise = np.random.default_rng(seed).standard_normal(unit[:, :channels].shape, dtype=np.float32)
+        unit[:, :channels] = np.clip(unit[:, :channels] + noise * np.float32(level / 255), 0, 1)
     return unit.astype(np.float32)
 
 
@@ -100,6 +103,7 @@ def curve(
         labels = cohort.labels[rows]
         batches = Batches(
             store, labels, range(len(rows)), recipe=study.preprocessing, batch_size=BATCH, device=device, memory_format=memory_format,
+            metadata=cohort.roll.metadata[rows],
         )  # fmt: skip
         features, logits = extract_features(network, batches, device=device, precision=precision)
         return PartFeatures(tuple(cohort.keys[row] for row in rows), features, logits, labels, cohort.patients[rows])
@@ -110,10 +114,15 @@ def curve(
         seed, classes = derived_seed("evaluation", study.seed, site), len(study.task.classes)
         svm = fit_svm(train.features, train.labels, train.patients, study.head, classes=classes, seed=seed)
     clean = np.asarray(cohort.store.images[cohort.parts["test"]])
+    channels = None if study.preprocessing.mask is None else study.preprocessing.channels
     points = []
     for level in levels:
         say(f"{run}, {site}: noise of {level:g} grey levels")
-        noisy = clean if level == 0 else with_noise(clean, level, derived_seed("noise", site, str(level)))
+        noisy = (
+            clean
+            if level == 0
+            else with_noise(clean, level, derived_seed("noise", site, str(level)), channels=channels)
+        )
         test = part("test", noisy)
         heads = {"network": network_predictions(test, study)}
         if svm is not None:

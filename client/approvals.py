@@ -138,7 +138,7 @@ def require_approval(
     """The approval of exactly this study, from this coordinator, with this release; the run counts as made when this returns.
 
     Raises DeclinedError, NotApprovedError, ApprovalEndedError (its last day is over, or its runs are used up), ApprovalChangedError (code,
-    libraries, coordinator or starting weights are others), StorageError (the run can't be noted). That the model is the starting model
+    libraries, coordinator or weights are others), StorageError (the run can't be noted). That the model is the starting model
     in round 0 is for the caller to compare with `starting_point`.
     """
     if not _RUN.fullmatch(run):
@@ -241,23 +241,26 @@ def last_day(publication: Publication) -> date:
 
 
 def bring_weights(study: Study, source_folder: Path, target_folder: Path) -> dict[str, str]:
-    """Copy the starting weights that the study names, if any, to the same name below `target_folder`; file names and their SHA-256.
+    """Copy the files of weights that the study names, if any, to the same names below `target_folder`; file names and their SHA-256.
 
-    Raises WeightsError where they are missing, have another SHA-256, or would lie outside; StorageError.
+    Raises WeightsError where one is missing, has another SHA-256, or would lie outside; StorageError.
     """
-    weights = study.model.weights
-    if not isinstance(weights, WeightsFile):
-        return {}
+    return {
+        weights.file: _bring(key, weights, source_folder, target_folder) for key, weights in study.weight_files.items()
+    }
+
+
+def _bring(key: str, weights: WeightsFile, source_folder: Path, target_folder: Path) -> str:
     source, target = source_folder / weights.file, target_folder / weights.file
     if not target.resolve().is_relative_to(target_folder.resolve()):  # it could overwrite an approval
-        raise WeightsError(f"model.weights: expected a file beside the study or below it, but got '{weights.file}'")
+        raise WeightsError(f"{key}: expected a file beside the study or below it, but got '{weights.file}'")
     if not source.is_file():
-        raise WeightsError(f"{source}: no such file, but the study starts from it ({weights.source})")
+        raise WeightsError(f"{source}: no such file, but the study names it in {key} ({weights.source})")
     found = file_digest(source)
     if found != weights.sha256:
         raise WeightsError(f"{source}: the study names SHA-256 {weights.sha256}, but the file has {found}")
     if source.resolve() == target.resolve() or (target.is_file() and file_digest(target) == found):
-        return {weights.file: found}
+        return found
     hidden = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -267,7 +270,7 @@ def bring_weights(study: Study, source_folder: Path, target_folder: Path) -> dic
         with contextlib.suppress(OSError):
             hidden.unlink(missing_ok=True)
         raise StorageError(f"{target}: can't be written: {problem.strerror or problem}") from None
-    return {weights.file: found}
+    return found
 
 
 def _require_unchanged(folder: SiteFolder, approval: Approval, coordinator_key: str, release: Release) -> None:
@@ -283,7 +286,7 @@ def _require_unchanged(folder: SiteFolder, approval: Approval, coordinator_key: 
     for name, sha256 in approval.weights.items():
         path = folder.weights / name
         if not path.is_file() or file_digest(path) != sha256:
-            changed.append(f"the starting weights {name}")
+            changed.append(f"the weights {name}")
     if changed:
         raise ApprovalChangedError(
             f"{approval.study_name} was approved at {approval.approved_at}, but since then other: {', '.join(changed)}; "

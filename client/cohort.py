@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.cache import ImageStore, prepare_store
+from client.data.metadata import encoded
 from client.data.records import Part
 from client.data.registry import open_holding
 from client.data.selection import Cohort, choose
@@ -126,12 +127,14 @@ def _opened(
     before_images: Callable[[Mapping[str, frozenset[str]]], None] | None,
 ) -> OpenCohort:
     cohort = selected(study, folder)
+    metadata = encoded(cohort.records, study.metadata)
     tags = Tags.of(folder)
     if before_images is not None:
         before_images({tags.tag(record.patient): frozenset() for record in cohort.records})
     store = prepare_store(
-        cohort.records, study.preprocessing, folder.cache, unreadable=profile.data.unreadable, progress=progress
-    )
+        cohort.records, study.preprocessing, folder.cache, unreadable=profile.data.unreadable, progress=progress,
+        weights_root=folder.weights,
+    )  # fmt: skip
     for problem in (*cohort.problems, *store.problems)[:_UNREADABLE_NAMED]:
         log.warning("left out: %s", problem)
     roll = Roll(
@@ -145,6 +148,7 @@ def _opened(
         tags=tuple(tags.tag(record.patient) for record in cohort.records),
         pixels=tuple(tags.image(pixels) if pixels else "" for pixels in store.pixels),
         readable=store.readable,
+        metadata=metadata,
         parts={part: rows[store.readable[rows]] for part, rows in cohort.parts.items()},
         left_out=cohort.left_out,
         unreadable=len(cohort.problems) + len(store.problems),

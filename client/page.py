@@ -152,6 +152,7 @@ def write_page(
             _part_row(name, parts[name], len(classes)) for name in ("train", "validation", "test") if name in parts
         ],
         "choice": _choice(evaluated, study),
+        "mask": study.preprocessing.mask_in_words(),
         "sections": list(sections),
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -138,6 +138,7 @@ nothing, and training images look better separated than they are, because the ne
 is <strong>{{ card.truth }}</strong>, said <strong>{{ card.said }}</strong><br>{{ card.probability }}<br>{{ card.other }}<br>patient <code>{{ card.patient }}</code><br><code>{{ card.key }}</code></figure>
 {% endfor %}</div>{% else %}<p>None.</p>{% endif %}
 {% endfor %}<p class="soft">Images as the network gets them (region, size and intensities as the study's preprocessing says). Worth looking at for wrong labels, artefacts and findings that the cut region misses.
+{% if mask %}The line is the edge of the lesion's mask, {{ mask }}. {% endif %}
 {% if looks %}Beside each image: where the network finds {{ positive }} (see below){{ ", whatever the SVM says" if has_svm }}.{% endif %}</p>
 </section>
 
@@ -154,7 +155,8 @@ that raises it. A map shows what this network uses, not whether it is right to.<
 heat at all{% endif %}{% if looks.masked > looks.on_lesions.images + looks.on_lesions.without %}; drawn at random from {{ looks.masked }} images with masks{% endif %}.</p>
 {% elif looks.masked %}<p>None of the test images with masks has any heat, or their masks can't be read: how much of it falls on the lesions is not defined.</p>
 {% else %}<p>No test image has a mask, so how much of the heat falls on lesions can't be told.</p>{% endif %}
-{% for group in looks.groups %}<h3>{{ group.title }}</h3>
+{% if mask %}<p class="soft">The network is told where the lesion is: it gets the mask as one more plane beside the pixels. Heat on the lesion is then no finding of its own.</p>
+{% endif %}{% for group in looks.groups %}<h3>{{ group.title }}</h3>
 {% if group.cards %}<div class="cards">{% for card in group.cards %}<figure class="card{{ ' pair' if card.heat }}">{{ pictures(card) }}
 is <strong>{{ card.truth }}</strong><br>{{ card.probability }}<br><code>{{ card.key }}</code></figure>
 {% endfor %}</div>{% else %}<p>None.</p>{% endif %}

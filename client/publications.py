@@ -18,7 +18,6 @@ from shared.private_file import write_private
 from shared.release import Release
 from shared.schema import Sha256, Strict
 from shared.signing import PublicKey
-from shared.study_model import WeightsFile
 
 #: Fewest digits of a digest that may stand for all of it.
 SHORTEST_PREFIX = 8
@@ -39,7 +38,7 @@ class Standing(Strict):
 
 
 def receive(folder: SiteFolder, path: Path) -> Publication:
-    """Take in the publication in `path`, with the weights file that its study names from beside it. It is not approved by that.
+    """Take in the publication in `path`, with the weights files that its study names from beside it. It is not approved by that.
 
     Raises DocumentError where the joined coordinator did not sign exactly this, InputError (not joined), WeightsError, StorageError.
     """
@@ -52,9 +51,9 @@ def receive(folder: SiteFolder, path: Path) -> Publication:
         text = path.read_bytes()
     except OSError as problem:
         raise StorageError(f"{path}: can't be taken in: {problem.strerror or problem}") from None
-    if isinstance(study.model.weights, WeightsFile):
+    if study.weight_files:
         own = weights_folder(folder, publication.study_digest)
-        beside = (path.parent / study.model.weights.file).is_file()
+        beside = all((path.parent / one.file).is_file() for one in study.weight_files.values())
         bring_weights(study, path.parent if beside or not own.exists() else own, own)
     target = kept / f"{publication.study_digest}.json"
     if not (target.exists() and target.samefile(path)):
@@ -93,7 +92,7 @@ def find_publication(folder: SiteFolder, prefix: str) -> Publication:
 
 
 def weights_folder(folder: SiteFolder, digest: str) -> Path:
-    """Where the weights file that came with the study lies until it is approved."""
+    """Where the weights files that came with the study lie until it is approved."""
     return folder.path / "publications" / f"{digest}.weights"
 
 

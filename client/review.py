@@ -18,6 +18,7 @@ from client.study_changes import Change, changes, last_approved
 from client.withdrawn import Tags
 from shared.documents import Publication
 from shared.errors import ConsiliumError
+from shared.models.segmenter import segmenter_of
 from shared.profile import Policy, Profile
 from shared.release import Release
 from shared.schema import Strict
@@ -74,6 +75,10 @@ def review(folder: SiteFolder, publication: Publication, *, count_data: bool = F
     try:
         network = build_own(study, publication.starting_point, weights_folder(folder, publication.study_digest))
         obstacles.extend(network.obstacles)
+    except ConsiliumError as problem:
+        obstacles.append(str(problem))
+    try:
+        segmenter_of(study.preprocessing, root=weights_folder(folder, publication.study_digest))
     except ConsiliumError as problem:
         obstacles.append(str(problem))
     looking = _Looking(folder, publication, study, profile, own, network)
@@ -149,11 +154,19 @@ def _what_is_trained(looking: _Looking) -> Section:
         ("Network", ", ".join(options)),
         ("Input", f"{pixels.size} x {pixels.size} pixels, {pixels.channels} channel(s), {_region(study)}"),
     ]
+    if study.metadata:
+        rows.append(("Told besides", f"{', '.join(one.name for one in study.metadata)} of each patient"))
+    if (mask := pixels.mask_in_words()) is not None:
+        role = "the network gets it as one more plane" if study.mask_is_input else "what the network learns to say"
+        rows.append(("Mask of the lesion", f"{role}; {mask}"))
     if network is not None:
         share = f"{100 * network.trained / network.parameters:.0f} %"
         rows.append(("Parameters", f"{network.parameters:,}, of which {network.trained:,} are trained ({share})"))
     if study.model.freeze:
         rows.append(("Frozen", ", ".join(study.model.freeze)))
+    for number, stage in enumerate(study.training.stages, 1):
+        held = f"{', '.join(stage.freeze)} stays as it is" if stage.freeze else "all is trained"
+        rows.append((f"Stage {number}", f"{stage.rounds} rounds, in which {held}"))
     rows.append(("Starts from", _starts_from(study, network)))
     if study.task.descriptors:
         rows.append(

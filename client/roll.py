@@ -27,7 +27,8 @@ class Roll:
 
     `labels` (N,) are class indices, `descriptors` (N, D) indices of the study's descriptors (ABSENT where a record lacks one), `patients`
     (N,) codes, `tags` the patients' and `pixels` the images' (`client.withdrawn.Tags`; empty where nothing is known), `readable` (N,)
-    bool, `files` each record's image and then its masks. A row of a patient who has withdrawn since is empty, and in no part.
+    bool, `metadata` (N, M) what the network is told besides the image, `files` each record's image and then its masks. A row of a patient
+    who has withdrawn since is empty, and in no part.
     """
 
     study: str
@@ -40,6 +41,7 @@ class Roll:
     tags: tuple[str, ...]
     pixels: tuple[str, ...]
     readable: NDArray[np.bool_]
+    metadata: NDArray[np.float32]
     parts: Mapping[Part, NDArray[np.int64]]
     left_out: int
     unreadable: int
@@ -75,6 +77,8 @@ class Roll:
         labels[gone], patients[gone], readable[gone] = 0, -1, False
         descriptors = self.descriptors.copy()
         descriptors[gone] = ABSENT
+        metadata = self.metadata.copy()
+        metadata[gone] = 0
         return replace(
             self,
             keys=tuple("" if empty else key for key, empty in zip(self.keys, gone, strict=True)),
@@ -85,6 +89,7 @@ class Roll:
             descriptors=descriptors,
             patients=patients,
             readable=readable,
+            metadata=metadata,
             parts={part: rows[~gone[rows]] for part, rows in self.parts.items()},
         )
 
@@ -105,6 +110,7 @@ def load_roll(run_folder: Path) -> Roll | None:
                 tags=tuple(stored["tags"].tolist()),
                 pixels=tuple(stored["pixels"].tolist()) if "pixels" in stored else ("",) * len(stored["tags"]),
                 readable=stored["readable"],
+                metadata=stored["metadata"],
                 parts={part: stored[f"part.{part}"] for part in PARTS},
                 left_out=left_out,
                 unreadable=unreadable,
@@ -126,6 +132,7 @@ def save_roll(run_folder: Path, roll: Roll) -> None:
         "tags": np.array(roll.tags, dtype=np.str_),
         "pixels": np.array(roll.pixels, dtype=np.str_),
         "readable": roll.readable,
+        "metadata": roll.metadata,
         "counts": np.array([roll.left_out, roll.unreadable]),
         **{f"part.{part}": roll.parts[part] for part in PARTS},
     }

@@ -28,6 +28,7 @@ from client.features import PartFeatures
 from client.gate import Result, Task
 from client.kept_scores import load_scores
 from client.lesion_heat import HeatMaps
+from client.mask_outline import shown
 from client.noised_evaluation import noised_evaluation
 from client.own_runs import keep_figures, on_record
 from client.page import write_page
@@ -146,6 +147,7 @@ class _Bench:
             device=self.device,
             generator=torch.Generator().manual_seed(shuffled_by) if shuffled_by is not None else None,
             augmentation=study.augmentation if training else None,
+            metadata=self.cohort.roll.metadata,
             memory_format=torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format,
         )
 
@@ -201,6 +203,7 @@ def _train(bench: _Bench, over: Callable[[], bool]) -> Result:
     """One round of training; `over` is asked between two steps whether the round has lasted as long as the hospital allows."""
     task, study = bench.task, bench.task.study
     training = study.training.in_round(task.instruction.round, study.federation.rounds)
+    _hold(bench)
     begun = time.perf_counter()
     validation = _validate(bench)
     validated = time.perf_counter()
@@ -250,6 +253,7 @@ def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
     if privacy is None or privacy.noise_multiplier is None:
         raise PrivacyError("the study has no noise multiplier")
     training = study.training.in_round(task.instruction.round, study.federation.rounds)
+    _hold(bench)
     rows = bench.cohort.parts["train"]
     constants = PrivateConstants(
         sampling_rate=as_float(privacy.sampling_rate),
@@ -259,7 +263,6 @@ def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
     )
     # Seeds that nobody knows: which draw of the augmentation or of dropout falls to whom depends on who else was drawn.
     batches = bench.batches("train", shuffled_by=secrets.randbits(63))
-    pixels = study.preprocessing
     try:
         trained = train_private_round(
             bench.network,
@@ -269,7 +272,7 @@ def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
             constants=constants,
             training=training,
             positive_index=study.task.positive_index,
-            image_shape=(pixels.channels, pixels.size, pixels.size),
+            image_shape=study.input_shape,
             seed=secrets.randbits(63),
             device=bench.device,
             mode=privacy.gradients,
@@ -288,6 +291,13 @@ def _train_privately(bench: _Bench, over: Callable[[], bool]) -> Result:
     return Result(trained=body, update=update)
 
 
+def _hold(bench: _Bench) -> None:
+    """What this round's stage of training leaves as it is."""
+    _, stage = bench.task.study.training.stage_of(bench.task.instruction.round)
+    if stage is not None:
+        bench.network.hold(stage.freeze)
+
+
 def _too_long(task: Task) -> PolicyError:
     limit = task.profile.policy.maximum_round_s
     return PolicyError(f"round {task.instruction.round} was ended: policy.maximum_round_s of the profile is {limit:g}")
@@ -300,12 +310,16 @@ def _update_of(bench: _Bench) -> tuple[Flat, float]:
 
 
 def _optimiser_state(bench: _Bench) -> Path:
-    """This round's file, filled from the last earlier round's: a round that must be redone starts where it started before."""
+    """This round's file, filled from the last earlier round's: a round that must be redone starts where it started before.
+
+    Each stage of training begins with a new optimiser: it has other parameters.
+    """
     number = bench.task.instruction.round
+    first, _ = bench.task.study.training.stage_of(number)
     path = bench.run_folder / f"optimiser-{number:04d}.pt"
     path.unlink(missing_ok=True)
     earlier = sorted(one for one in bench.run_folder.glob("optimiser-*.pt") if one.name < path.name)
-    if earlier:
+    if earlier and earlier[-1].name >= f"optimiser-{first:04d}.pt":
         shutil.copyfile(earlier[-1], path)
     for old in earlier[:-1]:
         old.unlink()
@@ -419,12 +433,11 @@ def _scores(bench: _Bench, model_digest: str) -> Path:
 
 
 def _pictures(bench: _Bench) -> Callable[[int], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    """Prepared pixels (C, H, W) in [0, 1] of the i-th test image, for the hospital's own page."""
-    rows = bench.cohort.parts["test"]
+    """Prepared pixels (C, H, W) in [0, 1] of the i-th test image, for the hospital's own page; a mask as an outline upon them."""
+    rows, recipe = bench.cohort.parts["test"], bench.task.study.preprocessing
 
     def picture(index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        stored = bench.cohort.store.images[rows[index]]
-        return np.asarray(stored, dtype=np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
+        return shown(bench.cohort.store.images[rows[index]], recipe)
 
     return picture
 

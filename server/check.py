@@ -11,6 +11,7 @@ from rich.text import Text
 
 from shared.errors import ConsiliumError, WeightsUnavailableError
 from shared.models import build_network
+from shared.models.segmenter import segmenter_of
 from shared.models.summary import ModelSummary, summarise
 from shared.study import Study, load_study
 
@@ -23,9 +24,9 @@ NARROW = 140
 def check_studies(paths: Sequence[Path], console: Console, *, weights_root: Path | None = None) -> bool:
     """Validate each study, build its network, run a batch of two forward and backward, and print a table of the sizes.
 
-    A mistake is printed as a sentence and the next study is looked at; returns whether there was none. Starting weights that can't be
-    had on this machine are a warning, and the architecture is checked with random weights. A relative weight file is looked for in
-    `weights_root`, or else in the working folder.
+    A mistake is printed as a sentence and the next study is looked at; returns whether there was none. Weights that can't be had on
+    this machine are a warning: the architecture is checked with random ones, and the masks that hospitals will predict are not checked.
+    A relative weight file is looked for in `weights_root`, or else in the working folder.
     """
     rows: list[tuple[str, ...]] = []
     notes: list[Text] = []
@@ -34,14 +35,13 @@ def check_studies(paths: Sequence[Path], console: Console, *, weights_root: Path
     for path in paths:
         try:
             study = load_study(path)
-            summary, warning = _summary(study, weights_root)
+            summary, warnings = _summary(study, weights_root)
         except ConsiliumError as mistake:
             said = [line if str(path) in line else f"{path}: {line}" for line in str(mistake).splitlines()]
             mistakes.extend(Text(f"{mistake.code} {line}", style="red") for line in said)
             continue
         rows.append(_row(study, summary))
-        if warning:
-            notes.append(Text(f"warning: {path}: {warning}", style="yellow"))
+        notes.extend(Text(f"warning: {path}: {warning}", style="yellow") for warning in warnings)
         for obstacle in summary.dp_obstacles:
             obstacles.setdefault(obstacle, []).append(study.name)
     _print_rows(rows, console)
@@ -70,15 +70,19 @@ def _print_rows(rows: Sequence[tuple[str, ...]], console: Console) -> None:
         console.print(table)
 
 
-def _summary(study: Study, weights_root: Path | None) -> tuple[ModelSummary, str | None]:
+def _summary(study: Study, weights_root: Path | None) -> tuple[ModelSummary, list[str]]:
+    warnings: list[str] = []
     try:
         network = build_network(study, weights_root=weights_root)
-        warning = None
     except WeightsUnavailableError as problem:
         random = study.model_copy(update={"model": study.model.model_copy(update={"weights": "none"})})
         network = build_network(random)
-        warning = f"{problem}. The weights could not be loaded here; the model was checked with random ones"
-    return summarise(study, network=network), warning
+        warnings.append(f"{problem}. The weights could not be loaded here; the model was checked with random ones")
+    try:
+        segmenter_of(study.preprocessing, root=weights_root)
+    except WeightsUnavailableError as problem:
+        warnings.append(f"{problem}. The hospitals need it to predict the masks; nothing else was left unchecked")
+    return summarise(study, network=network), warnings
 
 
 def _row(study: Study, summary: ModelSummary) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 studies/DIGEST.json       the publication, signed
 studies/DIGEST.runs.json  the runs that were launched of it
-studies/DIGEST.weights/   the weights file that the study starts from, under the name that the study gives it
+studies/DIGEST.weights/   the weights files that the study names, under the names that it gives them
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from pathlib import Path
 
 from server.home import Home
 from server.run_folder import write_atomic
-from server.starting_model import Built, build_starting_model, starting_point
+from server.starting_model import Built, build_starting_model, require_segmenter, starting_point
 from shared.documents import Publication, read_document, write_document
 from shared.errors import InputError, StorageError, WeightsError
 from shared.release import Release
 from shared.study import Study, load_study, study_from_data
-from shared.study_model import WeightsFile
 
 #: Fewest digits of a study's digest that may stand for all of it.
 SHORTEST_PREFIX = 6
@@ -41,7 +40,7 @@ class Published:
 def publish(home: Home, study_path: Path, out: Path, *, runs: int = 1, expires: date | None = None) -> Published:
     """Sign the study with all that an approval binds: its digest, the starting model, this release, number of runs, last day.
 
-    Written to the coordinator's folder and to `out`; starting weights that the study names in a file are copied beside both.
+    Written to the coordinator's folder and to `out`; files of weights that the study names are copied beside both.
     Raises StudyError, WeightsError, InputError (a last day that has passed), StorageError.
     """
     record, key = home.record(), home.signing_key()
@@ -50,6 +49,7 @@ def publish(home: Home, study_path: Path, out: Path, *, runs: int = 1, expires: 
         raise InputError(f"--expires: {last} has passed already; choose a later day")
     study = load_study(study_path)
     built = build_starting_model(study, weights_root=study_path.parent)
+    require_segmenter(study, weights_root=study_path.parent)
     publication = Publication(
         federation=record.federation, coordinator_key=str(key.public), study=study.to_data(), study_digest=study.digest(),
         starting_point=starting_point(built.model, study.federation.wire), runs=runs, expires=last.isoformat(),
@@ -57,10 +57,10 @@ def publish(home: Home, study_path: Path, out: Path, *, runs: int = 1, expires: 
     )  # fmt: skip
     before = _published(home, study.digest())
     files = [out]
-    if isinstance(study.model.weights, WeightsFile):
-        source, name = study_path.parent / study.model.weights.file, study.model.weights.file
-        _copy_below(source, weights_of(home, study.digest()), name)
-        files.append(_copy_below(source, out.parent, name))
+    for place, weights in study.weight_files.items():
+        source, name = study_path.parent / weights.file, weights.file
+        _copy_below(source, weights_of(home, study.digest()), name, place)
+        files.append(_copy_below(source, out.parent, name, place))
     write_document(out, publication, key)
     write_document(_path(home, study.digest()), publication, key)  # last: what is in the folder can be launched
     return Published(publication, tuple(files), before, built)
@@ -157,11 +157,11 @@ def _published(home: Home, digest: str) -> Publication | None:
     return read_document(path, Publication, home.signing_key().public) if path.exists() else None
 
 
-def _copy_below(source: Path, folder: Path, name: str) -> Path:
+def _copy_below(source: Path, folder: Path, name: str, key: str) -> Path:
     """Copy the weights to `folder`/`name`, which must lie in that folder. Raises WeightsError, StorageError."""
     target = folder / name
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise WeightsError(f"model.weights: expected a file beside the study or below it, but got '{name}'")
+        raise WeightsError(f"{key}: expected a file beside the study or below it, but got '{name}'")
     if source.resolve() == target.resolve():
         return target
     try:

@@ -64,6 +64,13 @@ def build_starting_model(study: Study, *, weights_root: Path) -> Built:
     )
 
 
+def require_segmenter(study: Study, *, weights_root: Path) -> None:
+    """Where hospitals are to predict masks: that they can, with the file that lies under `weights_root`. Raises WeightsError."""
+    from shared.models.segmenter import segmenter_of
+
+    segmenter_of(study.preprocessing, root=weights_root)
+
+
 def starting_point(model: StartingModel, wire: Wire) -> StartingPoint:
     """The digests by which a hospital approves the model and knows it again when it travels."""
     return StartingPoint(

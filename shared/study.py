@@ -19,7 +19,9 @@ from shared.study_data import Data
 from shared.study_evaluation import Evaluation
 from shared.study_federation import Federation
 from shared.study_head import SvmHead
-from shared.study_model import Model
+from shared.study_mask import PredictedMask
+from shared.study_metadata import Metadatum, width_of
+from shared.study_model import Model, WeightsFile
 from shared.study_pixels import Preprocessing
 from shared.study_privacy import Privacy, obstacles
 from shared.study_task import Task
@@ -48,6 +50,9 @@ class Study(Strict):
     data: Data = Data()
     preprocessing: Preprocessing
     augmentation: Augmentation = Augmentation()
+    metadata: list[Metadatum] = Field(
+        default_factory=list, description="what the network is told besides the image, e.g. age; SkinNet takes some"
+    )
     model: Model
     head: SvmHead | None = Field(default=None, description="None: the network's own head only")
     training: Training
@@ -71,6 +76,9 @@ class Study(Strict):
         if bool(self.task.descriptors) != (self.training.descriptor_weight is not None):
             raise ValueError("training.descriptor_weight must be given with task.descriptors, and only then")
         self.augmentation.require_fits(self.preprocessing.size)
+        self._check_metadata()
+        self._check_stages()
+        self._check_weight_files()
         focal = self.training.focal
         if focal is not None and not isinstance(focal.alpha, str) and set(focal.alpha) != set(self.task.classes):
             raise ValueError(
@@ -83,6 +91,47 @@ class Study(Strict):
         elif found := list(obstacles(self)):
             raise ValueError("this study can't be private: " + "; ".join(found))
         return self
+
+    def _check_metadata(self) -> None:
+        names = [one.name for one in self.metadata]
+        if len(set(names)) < len(names):
+            raise ValueError("metadata: one name stands there twice")
+        width, room = width_of(self.metadata), self.preprocessing.size**2
+        if width > room:
+            raise ValueError(f"metadata: they are {width} inputs, but images of this size have room for {room}")
+
+    def _check_stages(self) -> None:
+        lengths = [stage.rounds for stage in self.training.stages]
+        if lengths and sum(lengths) != self.federation.rounds:
+            raise ValueError(
+                f"training.stages: their rounds must add up to federation.rounds, {self.federation.rounds}, "
+                f"but add up to {sum(lengths)}"
+            )
+
+    def _check_weight_files(self) -> None:
+        digests: dict[str, str] = {}
+        for weights in self.weight_files.values():
+            if digests.setdefault(weights.file, weights.sha256) != weights.sha256:
+                raise ValueError(f"{weights.file} is named twice with different SHA-256: give two files two names")
+
+    @property
+    def weight_files(self) -> dict[str, WeightsFile]:
+        """Every file of weights that the study names, by the key that names it. Hospitals need all of them."""
+        named = {"model.weights": self.model.weights}
+        if isinstance(mask := self.preprocessing.mask, PredictedMask):
+            named["preprocessing.mask.weights"] = mask.weights
+        return {key: weights for key, weights in named.items() if isinstance(weights, WeightsFile)}
+
+    @property
+    def mask_is_input(self) -> bool:
+        """Whether the network gets the mask as one more plane of its input."""
+        return self.preprocessing.mask is not None
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(planes, S, S) of one image as the network gets it: its channels, the mask where it gets one, one plane of metadata where any."""
+        pixels = self.preprocessing
+        return pixels.channels + self.mask_is_input + bool(self.metadata), pixels.size, pixels.size
 
     @property
     def outputs(self) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from shared.schema import Strict
+from shared.study_mask import AnnotatedMask, MaskSource, PredictedMask
 
 
 class Clahe(Strict):
@@ -39,7 +40,7 @@ class Normalise(Strict):
 
 
 class Preprocessing(Strict):
-    """From an image file to a (channels, size, size) array in [0, 1]; done once, into the cache."""
+    """From an image file to a (channels, size, size) array in [0, 1], and a plane of the lesion's mask; done once, into the cache."""
 
     region: Literal["finding", "whole"] = Field(description="a square around the finding's mask, or the whole image")
     margin: float = Field(
@@ -57,6 +58,11 @@ class Preprocessing(Strict):
     clahe: Clahe | None = Field(default=None, description="of the resized and denoised image")
     normalise: Normalise | None = Field(default=None, description="public constants; None leaves [0, 1]")
     layer_normalise: LayerNormalise | None = Field(default=None, description="in place of normalise")
+    mask: MaskSource | None = Field(
+        default=None,
+        discriminator="source",
+        description="the lesion's mask as one more plane, 0 or 1, behind the image's channels; None: no such plane",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:
@@ -72,3 +78,26 @@ class Preprocessing(Strict):
                 if count not in (1, self.channels):
                     raise ValueError(f"normalise.{key} must have 1 or {self.channels} values, but has {count}")
         return self
+
+    @property
+    def planes(self) -> int:
+        """Planes of a prepared image, as the cache holds it: the image's channels, and one of the mask where there is one."""
+        return self.channels + (self.mask is not None)
+
+    @property
+    def masks_needed_by(self) -> str | None:
+        """Why an image without a mask file of the hospital's own can't be prepared, as a clause; None where it can."""
+        if self.region == "finding":
+            return "preprocessing.region is 'finding'"
+        return "preprocessing.mask is from: annotated" if isinstance(self.mask, AnnotatedMask) else None
+
+    def mask_in_words(self) -> str | None:
+        """Which mask it is, as a clause for people; None where there is none."""
+        if self.mask is None:
+            return None
+        if isinstance(self.mask, PredictedMask):
+            return (
+                f"predicted by a segmentation network, {self.mask.weights.file} (SHA-256 {self.mask.weights.sha256}; source: "
+                f"{self.mask.weights.source}), marked from a probability of {self.mask.threshold:g}"
+            )
+        return "from the hospital's own mask files"

@@ -41,6 +41,13 @@ class Restarts(Strict):
         return 0.5 * (1.0 + math.cos(math.pi * passed / length))
 
 
+class Stage(Strict):
+    """Some rounds in which parts of the network are held: they stay as they are, and their norms in eval mode."""
+
+    rounds: int = Field(ge=1)
+    freeze: list[str] = Field(description="children of the network that are held, e.g. [features]; none holds nothing")
+
+
 class Training(Strict):
     """What each hospital does in one round."""
 
@@ -65,6 +72,10 @@ class Training(Strict):
     )
     loss: Literal["binary_cross_entropy", "cross_entropy", "focal"]
     focal: Focal | None = Field(default=None, description="loss: focal only, and must be given there")
+    stages: list[Stage] = Field(
+        default_factory=list,
+        description="one after the other, all rounds together; none: everything is trained in every round",
+    )
     class_weights: Literal["none", "balanced"] = Field(
         default="none", description="balanced: weights from the site's own class counts"
     )
@@ -90,6 +101,15 @@ class Training(Strict):
         if self.focal is not None and self.class_weights != "none":
             raise ValueError("class_weights would weigh the classes a second time: focal loss has its own, focal.alpha")
         return self
+
+    def stage_of(self, number: int) -> tuple[int, Stage | None]:
+        """The stage of round `number` (from 1), and the first round of it; (1, None) without stages."""
+        first = 1
+        for stage in self.stages:
+            if number < first + stage.rounds:
+                return first, stage
+            first += stage.rounds
+        return 1, None
 
     def in_round(self, number: int, rounds: int) -> Training:
         """These settings with the learning rate of round `number` (from 1) of `rounds`."""

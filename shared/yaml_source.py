@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -112,10 +112,11 @@ def validate(source: YamlSource, schema: type[Model], error: type[InputError]) -
 def _sentence(source: YamlSource, schema: type[BaseModel], item: Mapping[str, Any]) -> str:
     location: Key = tuple(item["loc"])
     place = f"{source.path}:{source.line_of(location)}"
-    dotted = ".".join(str(part) for part in location)
+    written = _written(source.data, location)
+    dotted = ".".join(str(part) for part in written)
     kind = str(item["type"])
     if kind == "extra_forbidden":
-        parent = ".".join(str(part) for part in location[:-1])
+        parent = ".".join(str(part) for part in written[:-1])
         where = f" in {parent}" if parent else ""
         fields = _fields_at(schema, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), fields, n=1, cutoff=0.5)
@@ -123,12 +124,31 @@ def _sentence(source: YamlSource, schema: type[BaseModel], item: Mapping[str, An
         return f"{place}: unknown key '{location[-1]}'{where}{hint}"
     if kind == "missing":
         return f"{place}: key '{dotted}' is missing"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        told = item["ctx"]
+        name = str(told["discriminator"]).rsplit("|", 1)[-1].strip(" '")
+        key = f"{dotted}.{name}"
+        if kind == "union_tag_not_found":
+            return f"{place}: key '{key}' is missing"
+        return f"{place}: {key}: expected one of {told['expected_tags']}, but got {told['tag']!r}"
     message = str(item["msg"]).removeprefix("Value error, ")
     got = item.get("input")
     shown = f", but got {got!r}" if isinstance(got, str | int | float | bool | type(None)) else ""
     if kind == "value_error":
         shown = ""
     return f"{place}: {dotted or 'the file'}: {message[0].lower() + message[1:]}{shown}"
+
+
+def _written(data: Any, location: Key) -> Key:
+    """`location` without what Pydantic adds to it: which member of a union it looked at."""
+    kept: list[str | int] = []
+    for index, part in enumerate(location):
+        inside = isinstance(data, list) or (isinstance(data, dict) and part in data)
+        if inside or index == len(location) - 1:
+            kept.append(part)
+        if inside and index < len(location) - 1:
+            data = data[part]
+    return tuple(kept)
 
 
 def _fields_at(schema: type[BaseModel], location: Key) -> list[str]:
@@ -139,8 +159,14 @@ def _fields_at(schema: type[BaseModel], location: Key) -> list[str]:
         for model in models:
             if isinstance(part, str) and part in model.model_fields:
                 step.extend(_models_in(model.model_fields[part].annotation))
-        models = step or models
+        models = step or [model for model in models if part in _tags(model)] or models
     return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
+
+
+def _tags(model: type[BaseModel]) -> set[Any]:
+    """Values of fields that allow fixed ones only, as what tells members of a union apart does."""
+    annotations = [field.annotation for field in model.model_fields.values()]
+    return {value for one in annotations if get_origin(one) is Literal for value in get_args(one)}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

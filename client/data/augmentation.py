@@ -16,11 +16,18 @@ from shared.study_augmentation import Augmentation
 def augmented(images: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
     """(N, C, S, S) float in [0, 1] to the same, changed as `spec` says; the very same values where all of it is off.
 
+    First `displaced`, then `retouched`, whose draws follow. Raises ValueError where images are not square, or smaller than a
+    square or a blur that is asked for.
+    """
+    return retouched(displaced(images, spec, generator), spec, generator)
+
+
+def displaced(images: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
+    """(N, C, S, S) to the same: what moves pixels, of all planes of an image alike.
+
     The draws come from `generator`, a CPU generator, so that they are the same whatever the device. Flips and quarter
     turns move pixels without changing them. Rotation, translation and scale are one bilinear resampling, together with
-    the flips and turns; what comes in from outside is black. Contrast is about each image's own mean; brightness and
-    contrast are clamped to [0, 1]. Distortion and blur come before them, black squares at the very end. Raises ValueError
-    where images are not square, or smaller than a square or a blur that is asked for.
+    the flips and turns, and a distortion is another; what comes in from outside is black.
     """
     if images.ndim != 4 or images.shape[-1] != images.shape[-2]:
         raise ValueError(f"expected square images (N, C, S, S), but got {tuple(images.shape)}")
@@ -42,8 +49,16 @@ def augmented(images: Tensor, spec: Augmentation, generator: torch.Generator) ->
         images = _moved(images, _inverse_affine(across, down, turns, angle, shift, factor))
     else:
         images = _flipped(images, across, down, turns)
-    if spec.distortion is not None:
-        images = distorted(images, spec.distortion, generator)
+    return images if spec.distortion is None else distorted(images, spec.distortion, generator)
+
+
+def retouched(images: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
+    """(N, C, S, S) float in [0, 1] to the same: what changes pixels where they are.
+
+    Blur comes first, then brightness and contrast, black squares at the very end. Contrast is about each image's own mean;
+    brightness and contrast are clamped to [0, 1].
+    """
+    count = len(images)
     if spec.blur is not None:
         images = blurred(images, spec.blur, generator)
     if spec.brightness or spec.contrast:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from client.data.augmentation import augmented, is_identity
+from client.data.augmentation import displaced, is_identity, retouched
 from client.data.cache import ImageStore
+from shared.models.inputs import with_metadata
 from shared.study_augmentation import Augmentation
 from shared.study_pixels import Preprocessing
 
@@ -21,8 +22,10 @@ class Batches:
     """Batches (images, labels) of the rows `indices` of a store: one epoch each time it is iterated.
 
     images: (B, channels, S, S) float32 on `device`, in [0, 1], then normalised by the recipe's constants or by each image's own
-    mean and deviation; grey is repeated to the recipe's channels. labels: (B,) int64 on `device`, or (B, 1 + descriptors) where those that
-    were given have such rows.
+    mean and deviation; grey is repeated to the recipe's channels. Where the recipe has a mask, one more plane comes behind them, of 0
+    and 1: it moves with the image, and nothing else changes it. `metadata` (N, M), one row an image of the store, come last as one plane
+    (`shared.models.inputs`), where M is not 0. labels: (B,) int64 on `device`, or (B, 1 + descriptors)
+    where those that were given have such rows.
 
     With `generator` (a CPU generator) the order is shuffled anew in each epoch and `augmentation` is applied; without it rows come in
     the order of `indices`, unchanged. The same generator state gives the same batches, whatever the device.
@@ -46,6 +49,7 @@ class Batches:
         generator: torch.Generator | None = None,
         augmentation: Augmentation | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
+        metadata: NDArray[np.float32] | None = None,
     ) -> None:
         self._pixels: NDArray[np.uint8 | np.float16] = np.asarray(store.images)
         self._labels = torch.as_tensor(labels, dtype=torch.int64)
@@ -56,10 +60,17 @@ class Batches:
             raise ValueError(f"expected indices from 0 to {len(store) - 1}")
         if not store.readable[self._indices].all():
             raise ValueError("an index is of an image that can't be read")
+        if recipe.mask is not None and len(self._indices) and store.images.shape[1] != recipe.planes:
+            raise ValueError(
+                f"expected images of {recipe.planes} planes, the mask last, but got {store.images.shape[1]}"
+            )
         if augmentation is not None and is_identity(augmentation):
             augmentation = None
         if augmentation is not None and generator is None:
             raise ValueError("augmentation needs a generator")
+        self._metadata = metadata if metadata is not None and metadata.shape[1] else None
+        if self._metadata is not None and len(self._metadata) != len(store):
+            raise ValueError(f"expected metadata for each of the {len(store)} images, but got {len(self._metadata)}")
         self._recipe, self._batch_size = recipe, batch_size
         self._device, self._memory_format = torch.device(device), memory_format
         self._generator, self._augmentation = generator, augmentation
@@ -103,15 +114,24 @@ class Batches:
             stored = stored.pin_memory()
         images = stored.to(self._device, non_blocking=True)
         images = images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images.to(torch.float32)
+        mask: Tensor | None = None
+        if self._augmentation is not None and self._generator is not None:
+            images = displaced(images, self._augmentation, self._generator)
+        if self._recipe.mask is not None:
+            images, mask = images[:, :-1], (images[:, -1:] >= 0.5).to(torch.float32)
         if self._augmentation is not None and self._generator is not None:
             # Before grey is repeated: a third of the work.
-            images = augmented(images, self._augmentation, self._generator)
+            images = retouched(images, self._augmentation, self._generator)
         if images.shape[1] != self._recipe.channels:
             images = images.expand(-1, self._recipe.channels, -1, -1)
         if self._mean is not None and self._std is not None:
             images = (images - self._mean) / self._std
         if (layer := self._recipe.layer_normalise) is not None:
             images = F.layer_norm(images, images.shape[1:]) * layer.gamma + layer.beta
+        if mask is not None:
+            images = torch.cat([images, mask], dim=1)
+        if self._metadata is not None:
+            images = with_metadata(images, torch.from_numpy(self._metadata[rows]).to(self._device))
         return images.contiguous(memory_format=self._memory_format)
 
     def _constant(self, values: Sequence[float]) -> Tensor:

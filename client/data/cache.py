@@ -37,7 +37,8 @@ from shared.canonical import digest
 from shared.errors import UnreadableImageError
 from shared.imaging.decoder import close_decoders
 from shared.imaging.enhancement import is_enhanced
-from shared.imaging.preprocess import prepare, recipe_digest
+from shared.imaging.preprocess import Segmenter, prepare, recipe_digest
+from shared.study_mask import PredictedMask
 from shared.study_pixels import Preprocessing
 
 #: What turns files into pixels: another version may give other ones.
@@ -54,8 +55,9 @@ class ImageStore:
     """Prepared images, one row for each record in the order given.
 
     `images` is a read-only memory map (N, C, H, W), uint8 (0..255 for [0, 1]) or float16 in [0, 1]; C is 1 where all images
-    are grey, else 3. `readable` (N,) is False, and the row all 0, where the image could not be read. `pixels` are digests of what the
-    image files show (`client.data.pixel_digests`), whatever the recipe; empty where nothing is known.
+    are grey, else 3; where the recipe has a mask it is `recipe.planes`, the mask last. `readable` (N,) is False, and the row all 0,
+    where the image could not be read. `pixels` are digests of what the image files show (`client.data.pixel_digests`), whatever the
+    recipe; empty where nothing is known.
     """
 
     images: NDArray[Any]
@@ -75,12 +77,14 @@ def prepare_store(
     unreadable: Literal["stop", "skip"],
     workers: int = 1,
     progress: Progress | None = None,
+    weights_root: Path | None = None,
 ) -> ImageStore:
     """The prepared images of `records`, out of the cache in `folder` as far as they are there.
 
-    `progress(done, all)` counts records. A process that finds another at work waits and uses what that one made. Raises
-    UnreadableImageError at the end of the pass, naming up to 10 files (with `stop`), and StorageError where the cache can't be
-    written; no half-written file stays then. After a kill, the next call goes on where that one was.
+    `progress(done, all)` counts records. The weights file of a mask that is predicted is looked for in `weights_root`, or else in the
+    working folder, and only where an image must be prepared. A process that finds another at work waits and uses what that one made.
+    Raises UnreadableImageError at the end of the pass, naming up to 10 files (with `stop`), WeightsError, and StorageError where the
+    cache can't be written; no half-written file stays then. After a kill, the next call goes on where that one was.
     """
     make_private_folder(folder)
     place = folder / recipe_key(recipe)[:16]
@@ -93,7 +97,9 @@ def prepare_store(
             pack = open_pack(place, name)
             if pack is None:
                 try:
-                    _fill(place, name, records, contents, files, known, recipe, unreadable, workers, progress)
+                    _fill(
+                        place, name, records, contents, files, known, recipe, unreadable, workers, progress, weights_root
+                    )  # fmt: skip
                 finally:
                     known.write()
                 pack = open_pack(place, name)
@@ -138,7 +144,11 @@ def forget_records(folder: Path, records: Collection[str], files: Collection[Pat
 
 def recipe_key(recipe: Preprocessing) -> str:
     """SHA-256 over everything but the files that decides the cached pixels."""
-    libraries = (*_DECODERS, "scikit-image") if is_enhanced(recipe) else _DECODERS
+    libraries = [*_DECODERS]
+    if is_enhanced(recipe):
+        libraries.append("scikit-image")
+    if isinstance(recipe.mask, PredictedMask):
+        libraries += ["scikit-image", "torch"]  # the segmentation study may denoise or equalise where this one does not
     versions = {name: importlib.metadata.version(name) for name in libraries}
     return digest({"recipe": recipe_digest(recipe), "decoders": versions})
 
@@ -147,7 +157,7 @@ def _contents(
     folder: Path, records: Sequence[Record], recipe: Preprocessing, workers: int
 ) -> tuple[list[str | None], list[str | None]]:
     """The content key of each record, None where one of its files can't be opened; and the SHA-256 of each image file."""
-    sources = [(record.image, *(record.masks if recipe.region == "finding" else ())) for record in records]
+    sources = [(record.image, *(record.masks if recipe.masks_needed_by else ())) for record in records]
     digests = source_digests(folder, (path for paths in sources for path in paths), workers)
     keys: list[str | None] = []
     for paths in sources:
@@ -167,6 +177,7 @@ def _fill(
     unreadable: Literal["stop", "skip"],
     workers: int,
     progress: Progress | None,
+    weights_root: Path | None,
 ) -> None:
     """Write the pack `name`, decoding only what neither an earlier pack nor a stopped run has. Raises OSError."""
     for leftover in place.glob("*.tmp"):  # of a killed process: the lock is ours, so nobody is writing them
@@ -184,7 +195,8 @@ def _fill(
                 # A file that can't be opened goes through `prepare` too, which says what is wrong with it.
                 waiting.setdefault(content or f"unopened {index}", []).append(index)
         jobs = [(content, records[indices[0]], files[indices[0]]) for content, indices in waiting.items()]
-        for content, outcome in _prepared(jobs, known, recipe, workers):
+        segmenter = _segmenter(recipe, weights_root) if jobs else None
+        for content, outcome in _prepared(jobs, known, recipe, workers, segmenter):
             if isinstance(outcome, UnreadableImageError):
                 read = str(records[waiting[content][0]].image)
                 for index in waiting[content]:  # copies of one damaged file are each named
@@ -249,14 +261,26 @@ def _pixels(rows: Iterable[PackRow], parts: Parts, earlier: Earlier) -> Iterator
             yield narrowed(np.asarray(pack.images[index]), pack.rows[index])
 
 
+def _segmenter(recipe: Preprocessing, weights_root: Path | None) -> Segmenter | None:
+    if not isinstance(recipe.mask, PredictedMask):
+        return None
+    from shared.models.segmenter import segmenter_of  # imports torch, which takes seconds
+
+    return segmenter_of(recipe, root=weights_root)
+
+
 def _prepared(
-    jobs: Sequence[tuple[str, Record, str | None]], known: PixelDigests, recipe: Preprocessing, workers: int
+    jobs: Sequence[tuple[str, Record, str | None]],
+    known: PixelDigests,
+    recipe: Preprocessing,
+    workers: int,
+    segmenter: Segmenter | None,
 ) -> Iterator[tuple[str, NDArray[Any] | UnreadableImageError]]:
     """Each job's pixels or its error, as they get ready; at most twice as many as workers are under way."""
 
     def work(record: Record, file: str | None) -> NDArray[Any] | UnreadableImageError:
         try:
-            return prepare(record.image, record.masks, recipe, known.noting(file))
+            return prepare(record.image, record.masks, recipe, known.noting(file), segmenter)
         except UnreadableImageError as problem:
             return problem
 
@@ -313,4 +337,4 @@ def _forget_oldest(place: Path) -> None:
 
 def _bytes_needed(records: Sequence[Record], recipe: Preprocessing) -> int:
     """The most that filling may take: rows and pack, both in the widest form."""
-    return 2 * len(records) * recipe.channels * recipe.size**2 * 2
+    return 2 * len(records) * recipe.planes * recipe.size**2 * 2

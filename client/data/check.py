@@ -98,6 +98,8 @@ def _heading(profile: Profile, study: Study | None, console: Console) -> None:
         _say(console, "Role: external test. This site never trains; all its patients test the final model")
     if study is not None:
         _say(console, f"Study: {study.name} ({study.title})")
+        if (mask := study.preprocessing.mask_in_words()) is not None:
+            _say(console, f"Mask: one more plane of each prepared image, {mask}")
 
 
 def _print_patient(holding: Holding, console: Console) -> None:
@@ -112,13 +114,18 @@ def _print_patient(holding: Holding, console: Console) -> None:
 
 
 def _read_all(holding: Holding, study: Study | None, console: Console) -> Survey:
-    masks: Masks = "read"
-    if study is not None:
-        masks = "require" if study.preprocessing.region == "finding" else "ignore"
+    needed_by = study.preprocessing.masks_needed_by if study is not None else None
+    masks: Masks = "read" if study is None else "ignore" if needed_by is None else "require"
     images = images_of(holding.records)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         read = progress.track(images, description="Reading images")
-        return survey(holding.records, masks=masks, read=read, taken=lambda record: _taken(record, study))
+        return survey(
+            holding.records,
+            masks=masks,
+            read=read,
+            taken=lambda record: _taken(record, study),
+            needed_by=needed_by or "",
+        )
 
 
 def _taken(record: Record, study: Study | None) -> bool:
@@ -220,7 +227,8 @@ def _disk(
     profile: Profile, found: Survey, records: Sequence[Record], study: Study | None, console: Console
 ) -> list[str]:
     size = study.preprocessing.size if study is not None else _LARGEST_SIZE
-    needed = found.prepared_bytes(records, size)
+    planes = study.preprocessing.planes if study is not None and study.preprocessing.mask is not None else None
+    needed = found.prepared_bytes(records, size, planes=planes)
     wanted = Path(profile.cache) if profile.cache is not None else Path.cwd()
     folder = next(path for path in (wanted, *wanted.parents) if path.exists())
     free = shutil.disk_usage(folder).free

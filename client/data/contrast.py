@@ -27,8 +27,8 @@ FIGURES = {
 #: What the names mean, a sentence for people.
 MEANING = (
     "Local contrast: mean of (max - min) / (max + min) over 16 x 16 windows. Visibility: (c - s) / (c + s) of the brightest 5 % of the "
-    "marked pixels and the median of the rest. Signal-to-noise ratio: 20 log10 of mean over noise, the noise estimated by Immerkær's "
-    "method, which takes fine texture for noise."
+    "pixels that the hospital's own masks mark and the median of the rest. Signal-to-noise ratio: 20 log10 of mean over noise, the noise "
+    "estimated by Immerkær's method, which takes fine texture for noise."
 )
 
 

@@ -11,7 +11,7 @@ from client.data.records import Problem, Record
 from shared.errors import UnreadableImageError
 from shared.imaging.files import read_image
 from shared.imaging.masks import read_mask
-from shared.imaging.pixels import Pixels, pixel_digest
+from shared.imaging.pixels import pixel_digest
 
 Masks = Literal["ignore", "read", "require"]
 """Whether the masks are read too, and whether a record (of those that the study takes) can't be used without one."""
@@ -19,10 +19,11 @@ Masks = Literal["ignore", "read", "require"]
 
 @dataclass(frozen=True, slots=True)
 class SurveyedImage:
-    """A readable image: SHA-256 of its decoded pixels, and bytes that one pixel takes in the cache (all channels)."""
+    """A readable image: SHA-256 of its decoded pixels, and its channels (1 or 3) and the bytes of each in the cache (1 or 2)."""
 
     content: str
-    bytes_a_pixel: int
+    channels: int
+    depth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,10 @@ class Survey:
     problems: tuple[Problem, ...]
     images: Mapping[Path, SurveyedImage]
 
-    def prepared_bytes(self, records: Iterable[Record], size: int) -> int:
-        """Room that `records` take in the cache at `size` x `size` pixels."""
-        return sum(self.images[record.image].bytes_a_pixel * size * size for record in records)
+    def prepared_bytes(self, records: Iterable[Record], size: int, *, planes: int | None = None) -> int:
+        """Room that `records` take in the cache at `size` x `size` pixels; `planes` where all images have so many, as with masks."""
+        found = (self.images[record.image] for record in records)
+        return sum((planes or image.channels) * image.depth * size * size for image in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ def survey_image(image: Path, records: Sequence[Record], *, masks: Masks) -> tup
             continue
         if not marked.any():
             problems.append(Problem(path, "the mask marks no pixel"))
-    return SurveyedImage(pixel_digest(pixels.array), _bytes_a_pixel(pixels)), problems
+    channels, depth = 1 if pixels.array.ndim == 2 else 3, 1 if pixels.bits <= 8 else 2
+    return SurveyedImage(pixel_digest(pixels.array), channels, depth), problems
 
 
 def survey(
@@ -78,10 +81,11 @@ def survey(
     masks: Masks,
     read: Iterable[Path] | None = None,
     taken: Callable[[Record], bool] = lambda record: True,
+    needed_by: str = "preprocessing.region is 'finding'",
 ) -> Survey:
     """Read every image of `records` once. `read` gives the image files in the order to read them, e.g. a progress bar over them.
 
-    `taken` says which records the study takes: where masks are required, only these need one.
+    `taken` says which records the study takes: where masks are required, only these need one, and `needed_by` is why.
     """
     bare = {record.key for record in records if masks == "require" and not record.masks and taken(record)}
     grouped = images_of(records)
@@ -91,7 +95,7 @@ def survey(
         found, met = survey_image(image, grouped[image], masks=masks)
         problems.extend(met)
         if found is not None and any(record.key in bare for record in grouped[image]):
-            problems.append(Problem(image, "it has no mask, but the study's preprocessing.region is 'finding'"))
+            problems.append(Problem(image, f"it has no mask, but the study's {needed_by}"))
         if found is not None:
             images[image] = found
     spoilt = {problem.file for problem in problems}
@@ -116,11 +120,6 @@ def find_duplicates(survey: Survey, records: Sequence[Record]) -> Duplicates:
         groups=tuple(tuple(paths) for paths in files.values() if len(paths) > 1),
         across=tuple(tuple(paths) for content, paths in files.items() if len(patients[content]) > 1),
     )
-
-
-def _bytes_a_pixel(pixels: Pixels) -> int:
-    channels = 1 if pixels.array.ndim == 2 else 3
-    return channels * (1 if pixels.bits <= 8 else 2)
 
 
 def _problem(path: Path, problem: UnreadableImageError) -> Problem:

@@ -75,11 +75,20 @@ def _training(report: Report) -> Facts:
                       f"{training['loss'].replace('_', ' ')}"),
         ("Mean", f"weights {federation['weighting'] if isinstance(federation['weighting'], str) else 'as the study gives them'}, "
                  f"{federation['optimiser']['name']}"),
-        ("Input", f"{pixels['size']} x {pixels['size']} pixels, {pixels['channels']} channel(s), {pixels['region']} region"),
+        ("Input", f"{pixels['size']} x {pixels['size']} pixels, {pixels['channels']} channel(s), {pixels['region']} region"
+                  f"{_mask(pixels.get('mask'))}"),
         ("Augmentation", _augmentation(study["augmentation"])),
         ("Seed", f"{study['seed']}, one run"),
     ]  # fmt: skip
     return Facts(rows)
+
+
+def _mask(mask: dict[str, Any] | None) -> str:
+    if mask is None:
+        return ""
+    if mask["from"] == "annotated":
+        return ", and the lesion's mask from each hospital's own files"
+    return f", and the lesion's mask, predicted by {mask['weights']['file']}: {mask['weights']['source']}"
 
 
 def _round(training: dict[str, Any], privacy: dict[str, Any] | None) -> str:

@@ -14,6 +14,7 @@ from shared.audit.epsilon import check_epsilon
 from shared.exact import as_float
 from shared.study import Study
 from shared.study_cost import study_events
+from shared.study_mask import PredictedMask
 
 TITLE = "Privacy statement"
 
@@ -166,6 +167,11 @@ def _assumptions(study: Study) -> list[Bullets]:
     weights = study.model.weights
     start = {"none": "random values from the study's seed", "torchvision": "torchvision's published weights"}
     source = start[weights] if isinstance(weights, str) else f"{weights.file}, said to be public: {weights.source}"
+    mask = study.preprocessing.mask
+    masks = [
+        f"Masks: each image's was predicted from it alone by {mask.weights.file}, said to be public: {mask.weights.source}; it is taken "
+        "not to depend on the patients."
+    ] if isinstance(mask, PredictedMask) else []  # fmt: skip
     return [
         Bullets(
             [
@@ -178,6 +184,7 @@ def _assumptions(study: Study) -> list[Bullets]:
                 "depend on the patients.",
                 "Parts: each patient's part is a keyed hash of the patient's id alone, so no patient decides about another.",
                 f"Start: the model began from {source}; it is taken not to depend on the patients.",
+                *masks,
                 "Floating point: noise is drawn and added in double precision, which is near an exact Gaussian and not equal to "
                 "it; its lowest "
                 "bits are no proof against the attack of Mironov (CCS 2012). Geometric noise is exact: it is drawn with whole "

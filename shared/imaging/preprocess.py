@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from shared.imaging.enhancement import enhanced
 from shared.imaging.files import read_image
 from shared.imaging.masks import Box, Mask, bounding_box, resized_mask, union_of_masks
 from shared.imaging.pixels import Pixels, unreadable
+from shared.study_mask import PredictedMask
 from shared.study_pixels import Preprocessing
 
 #: Raise it with every change that alters a prepared pixel: cached images of another version are not used.
@@ -37,26 +38,55 @@ class Square:
 
 def recipe_digest(recipe: Preprocessing) -> str:
     """SHA-256 over what decides the prepared pixels. The normaliser is applied later, on the device, and left out."""
-    values = recipe.model_dump(mode="json", exclude={"normalise", "layer_normalise"})
+    values = recipe.model_dump(mode="json", exclude={"normalise", "layer_normalise", "mask"})
+    if isinstance(recipe.mask, PredictedMask):
+        # The file's name and what is told of it change no pixel.
+        values["mask"] = {"model": recipe.mask.weights.sha256, "threshold": recipe.mask.threshold}
+    elif recipe.mask is not None:
+        values["mask"] = recipe.mask.source
     return digest({"version": PREPROCESSING_VERSION, "recipe": values})
 
 
+class Segmenter(Protocol):
+    """A network that tells where the lesion is, on images as its own study prepares them."""
+
+    @property
+    def recipe(self) -> Preprocessing:
+        """Of its own study, without a mask."""
+
+    def probabilities(self, levels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(S, S) or (S, S, 3) in [0, 1], not normalised yet, to the probability of each pixel to be marked, (S, S)."""
+
+
 def prepare(
-    image: Path, masks: Sequence[Path], recipe: Preprocessing, seen: Callable[[Pixels], None] | None = None
+    image: Path,
+    masks: Sequence[Path],
+    recipe: Preprocessing,
+    seen: Callable[[Pixels], None] | None = None,
+    segmenter: Segmenter | None = None,
 ) -> NDArray[np.uint8] | NDArray[np.float16]:
     """One image as the cache stores it, (C, size, size).
 
     C is 1 for grey images (repeated to the network's channels on the device) and 3 for colour; a recipe with one channel
-    turns colour into luma (BT.601). dtype is uint8 where the source has up to 8 bits, 0..255 standing for [0, 1], and
-    float16 in [0, 1] where it has more. Raises UnreadableImageError naming the file: also where `region: finding` meets
-    no mask or an empty one. `seen` is called with the decoded pixels, before anything is cut or scaled.
+    turns colour into luma (BT.601). With `recipe.mask`, C is the recipe's channels and one plane more: the mask, 0 or 1.
+    dtype is uint8 where the source has up to 8 bits, 0..255 standing for [0, 1], and float16 in [0, 1] where it has more.
+    Raises UnreadableImageError naming the file: also where a mask is needed and there is none, or an empty one. `seen` is
+    called with the decoded pixels, before anything is cut or scaled; a mask that is predicted needs the `segmenter`.
     """
-    plain = unenhanced(image, masks, recipe, seen=seen)
-    small = enhanced(plain.levels, recipe)
-    channels_first = np.ascontiguousarray(small[None] if small.ndim == 2 else np.moveaxis(small, 2, 0))
-    if plain.bits <= 8:
-        return np.asarray(np.rint(channels_first * 255.0), dtype=np.uint8)
-    return np.asarray(channels_first, dtype=np.float16)
+    pixels = read_image(image)
+    if seen is not None:
+        seen(pixels)
+    marked = _marked(image, masks, pixels, recipe) if recipe.masks_needed_by else None
+    square = _region(marked, pixels, recipe)
+    small = enhanced(_levels(pixels, square, recipe), recipe)
+    planes = small[None] if small.ndim == 2 else np.moveaxis(small, 2, 0)
+    if recipe.mask is not None:
+        mask = _mask_plane(marked, pixels, square, recipe, segmenter)
+        planes = np.concatenate([np.broadcast_to(planes, (recipe.channels, *mask.shape)), mask[None]])
+    planes = np.ascontiguousarray(planes)
+    if pixels.bits <= 8:
+        return np.asarray(np.rint(planes * 255.0), dtype=np.uint8)
+    return np.asarray(planes, dtype=np.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +104,25 @@ def unenhanced(
     recipe: Preprocessing,
     *,
     with_mask: bool = False,
-    seen: Callable[[Pixels], None] | None = None,
 ) -> Plain:
-    """Cut, scaled to [0, 1] and resized. The mask is there where it is asked for and a file marks it. Raises as `prepare`."""
+    """Cut, scaled to [0, 1] and resized. The mask is the hospital's own, where it is asked for and a file marks it. Raises as `prepare`."""
     pixels = read_image(image)
-    if seen is not None:
-        seen(pixels)
-    square = _region(image, masks, pixels, recipe)
-    inside = cut(pixels.array, square)
-    levels = unit_intensities(inside, pixels.bits, recipe.intensity)
+    wanted = recipe.region == "finding" or (with_mask and masks)
+    marked = _marked(image, masks, pixels, recipe) if wanted else None
+    square = _region(marked, pixels, recipe)
+    mask: Mask | None = None
+    if with_mask and marked is not None:
+        inside = padded(cut(marked, square).astype(np.float32), pixels.size, square)
+        mask = resized_mask(inside > 0, (recipe.size, recipe.size))
+    return Plain(_levels(pixels, square, recipe), mask, pixels.bits)
+
+
+def _levels(pixels: Pixels, square: Square, recipe: Preprocessing) -> NDArray[np.float32]:
+    levels = unit_intensities(cut(pixels.array, square), pixels.bits, recipe.intensity)
     small = resized(padded(levels, pixels.size, square), recipe.size)
     if small.ndim == 3 and recipe.channels == 1:
         small = small @ _LUMA
-    mask: Mask | None = None
-    if with_mask and masks:
-        marked = cut(union_of_masks(masks, pixels.size), square).astype(np.float32)
-        mask = resized_mask(padded(marked, pixels.size, square) > 0, (recipe.size, recipe.size))
-    return Plain(np.clip(small, 0.0, 1.0), mask, pixels.bits)
+    return np.clip(small, 0.0, 1.0)
 
 
 def prepare_mask(image: Path, masks: Sequence[Path], recipe: Preprocessing) -> NDArray[np.float32]:
@@ -103,25 +135,57 @@ def prepare_mask(image: Path, masks: Sequence[Path], recipe: Preprocessing) -> N
         raise ValueError("Expected argument `masks` to hold a file, but got none")
     pixels = read_image(image)
     marked = union_of_masks(masks, pixels.size)
-    square = square_of_whole(pixels.size)
-    if recipe.region == "finding":
-        box = bounding_box(marked)
-        assert box is not None  # union_of_masks refuses empty masks
-        square = square_around(box, recipe.margin, pixels.size)
-    inside = padded(cut(marked, square).astype(np.float32), pixels.size, square)
-    return np.asarray(np.clip(resized(inside, recipe.size), 0.0, 1.0), dtype=np.float32)
+    return _share(marked, _region(marked, pixels, recipe), recipe.size)
 
 
-def _region(image: Path, masks: Sequence[Path], pixels: Pixels, recipe: Preprocessing) -> Square:
+def _share(marked: NDArray[Any], square: Square, size: int) -> NDArray[np.float32]:
+    """(H, W) of a whole image, cut out and brought to (size, size) as the image is; nothing is marked outside of it."""
+    inside = padded(cut(marked, square).astype(np.float32), (marked.shape[0], marked.shape[1]), square)
+    return np.asarray(np.clip(resized(inside, size), 0.0, 1.0), dtype=np.float32)
+
+
+def _mask_plane(
+    marked: Mask | None, pixels: Pixels, square: Square, recipe: Preprocessing, segmenter: Segmenter | None
+) -> NDArray[np.float32]:
+    """The recipe's mask in the image's square, (size, size) of 0 and 1."""
+    if isinstance(recipe.mask, PredictedMask):
+        if segmenter is None:
+            raise ValueError("Expected argument `segmenter`, since the recipe's mask is predicted, but got None")
+        share, least = _predicted(marked, pixels, square, recipe, segmenter), recipe.mask.threshold
+    else:
+        assert marked is not None  # such a recipe needs masks
+        share, least = _share(marked, square, recipe.size), 0.5
+    return np.asarray(share >= least, dtype=np.float32)
+
+
+def _predicted(
+    marked: Mask | None, pixels: Pixels, square: Square, recipe: Preprocessing, segmenter: Segmenter
+) -> NDArray[np.float32]:
+    """Probabilities in the image's square, (size, size). The network sees the image as its own study cuts and scales it."""
+    own = segmenter.recipe
+    seen = _region(marked, pixels, own)
+    found = segmenter.probabilities(enhanced(_levels(pixels, seen, own), own))
+    if seen == square:
+        return np.asarray(np.clip(resized(found, recipe.size), 0.0, 1.0), dtype=np.float32)
+    whole = np.zeros(pixels.size, dtype=np.float32)
+    inside = cut(whole, seen)
+    top, left = max(-seen.top, 0), max(-seen.left, 0)
+    inside[:] = resized(found, seen.side)[top : top + inside.shape[0], left : left + inside.shape[1]]
+    return _share(whole, square, recipe.size)
+
+
+def _marked(image: Path, masks: Sequence[Path], pixels: Pixels, recipe: Preprocessing) -> Mask:
+    if masks:
+        return union_of_masks(masks, pixels.size)
+    instead = "use region: whole" if recipe.region == "finding" else "leave the image out"
+    raise unreadable(image, f"it has no mask, but the study's {recipe.masks_needed_by}", f"add the mask, or {instead}")
+
+
+def _region(marked: Mask | None, pixels: Pixels, recipe: Preprocessing) -> Square:
     if recipe.region == "whole":
         return square_of_whole(pixels.size)
-    if not masks:
-        raise unreadable(
-            image,
-            "it has no mask, but the study's preprocessing.region is 'finding'",
-            "add the mask, or use region: whole",
-        )
-    box = bounding_box(union_of_masks(masks, pixels.size))
+    assert marked is not None  # such a recipe needs masks
+    box = bounding_box(marked)
     assert box is not None  # union_of_masks refuses empty masks
     return square_around(box, recipe.margin, pixels.size)
 

@@ -26,7 +26,7 @@ def build_network(study: Study, *, weights_root: Path | None = None) -> Network:
     missing or don't fit.
     """
     build = builder_of(study.model.name)
-    require_options(study.model)
+    require_options(study)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed("network", study.seed))
         network = build(study)

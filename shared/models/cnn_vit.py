@@ -69,7 +69,7 @@ def cnn_vit(study: Study) -> Network:
     return CnnViT(
         outputs=study.outputs,
         size=size,
-        channels=study.preprocessing.channels,
+        channels=study.input_shape[0],
         norm=study.model.norm,
         dropout=study.model.dropout,
     )

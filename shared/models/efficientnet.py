@@ -72,7 +72,7 @@ def _build(study: Study, *, width: float, depth: float) -> EfficientNet:
         width=width,
         depth=depth,
         outputs=study.outputs,
-        channels=study.preprocessing.channels,
+        channels=study.input_shape[0],
         norm=study.model.norm,
         dropout=study.model.dropout,
     )

@@ -105,7 +105,7 @@ def googlenet(study: Study) -> Network:
     assert study.model.norm != "none"  # the registry refuses it
     return GoogLeNet(
         outputs=study.outputs,
-        channels=study.preprocessing.channels,
+        channels=study.input_shape[0],
         norm=study.model.norm,
         dropout=study.model.dropout,
     )

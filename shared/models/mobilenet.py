@@ -29,7 +29,7 @@ def mobilenet_v2(study: Study) -> Network:
     assert study.model.norm != "none"  # the registry refuses it
     return MobileNetV2(
         outputs=study.outputs,
-        channels=study.preprocessing.channels,
+        channels=study.input_shape[0],
         norm=study.model.norm,
         dropout=study.model.dropout,
     )

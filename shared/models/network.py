@@ -28,6 +28,8 @@ class Network(nn.Module):
     fc: nn.Linear
     dropout: nn.Dropout
     frozen_children: tuple[str, ...] = ()
+    #: children that stay as they are in this stage of training
+    held_children: tuple[str, ...] = ()
 
     def features(self, x: Tensor) -> Tensor:
         """Images `(N, channels, H, W)` to features `(N, feature_dim)`, before dropout."""
@@ -67,28 +69,38 @@ class Network(nn.Module):
 
     def freeze(self, children: Iterable[str]) -> None:
         """Freeze children by name for good. Raises StudyError for a name that no child with parameters has."""
+        wanted = tuple(children)
+        self._still(wanted, "model.freeze")
+        self.frozen_children = tuple(dict.fromkeys((*self.frozen_children, *wanted)))
+        self.train(self.training)
+
+    def hold(self, children: Iterable[str]) -> None:
+        """Keep children by name as they are, for one stage of training. Unlike frozen ones they still travel. Raises as `freeze`."""
+        wanted = tuple(children)
+        self._still(wanted, "training.stages.freeze")
+        self.held_children = tuple(dict.fromkeys((*self.held_children, *wanted)))
+        self.train(self.training)
+
+    def _still(self, children: Iterable[str], key: str) -> None:
         known = [name for name, child in self.named_children() if any(True for _ in child.parameters())]
         for name in children:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean '{close[0]}'?" if close else f"layers are {', '.join(known)}"
-                raise StudyError(f"model.freeze: the network has no layer '{name}'; {hint}")
+                raise StudyError(f"{key}: the network has no layer '{name}'; {hint}")
             for parameter in self.get_submodule(name).parameters():
                 parameter.requires_grad_(False)
-            if name not in self.frozen_children:
-                self.frozen_children = (*self.frozen_children, name)
         if not any(parameter.requires_grad for parameter in self.parameters()):
-            raise StudyError("model.freeze: every layer is frozen, so nothing is left to train")
-        self.train(self.training)
+            raise StudyError(f"{key}: every layer is frozen, so nothing is left to train")
 
     def is_frozen(self, name: str) -> bool:
         """Whether the parameter or buffer `name` belongs to a frozen child."""
         return name.split(".", 1)[0] in self.frozen_children
 
     def train(self, mode: bool = True) -> Network:
-        """As nn.Module.train, except that frozen children stay in eval mode."""
+        """As nn.Module.train, except that frozen and held children stay in eval mode."""
         super().train(mode)
-        for name in self.frozen_children:
+        for name in (*self.frozen_children, *self.held_children):
             self.get_submodule(name).eval()
         return self
 

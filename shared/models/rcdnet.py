@@ -93,7 +93,7 @@ def rcdnet(study: Study) -> Network:
     assert study.model.norm != "none"  # the registry refuses it
     return RcdNet(
         outputs=study.outputs,
-        channels=study.preprocessing.channels,
+        channels=study.input_shape[0],
         norm=study.model.norm,
         dropout=study.model.dropout,
     )

@@ -5,24 +5,30 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from shared.errors import StudyError
-from shared.models import cnn_vit, efficientnet, googlenet, mobilenet, rcdnet, regnet, resnet, vgg, vit
+from shared.models import cnn_vit, efficientnet, googlenet, mobilenet, rcdnet, regnet, resnet, skinnet, vgg, vit
 from shared.models.network import Network
 from shared.study import Study
-from shared.study_model import Model
 
 Builder = Callable[[Study], Network]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model and the values of `model.norm`, `model.attention` and `model.stem` that it has."""
+    """A model and the values of `model.norm`, `model.attention` and `model.stem` that it has.
+
+    `metadata` says whether it takes metadata of the patient; what takes some needs some. `mask` is what it makes of a lesion's mask: one
+    more channel of its input where there is one, nothing, or something without which it can't be.
+    """
 
     build: Builder
     norm: tuple[str, ...] = ("batch", "group")
     attention: tuple[str, ...] = ("none",)
     stem: tuple[str, ...] = ("plain",)
+    metadata: bool = False
+    mask: Literal["channel", "none", "needed"] = "channel"
 
 
 def _residual(build: Builder) -> Entry:
@@ -44,6 +50,10 @@ MODELS: Mapping[str, Entry] = {
     "vit_b_16": Entry(vit.vit_b_16, norm=("none",)),
     "cnn_vit": Entry(cnn_vit.cnn_vit),
     "rcdnet": Entry(rcdnet.rcdnet),
+    "skinnet_v1": Entry(skinnet.skinnet_v1, metadata=True, mask="none"),
+    "skinnet_v2": Entry(skinnet.skinnet_v2, metadata=True, mask="needed"),
+    "skinnet_v3": Entry(skinnet.skinnet_v3, metadata=True, mask="needed"),
+    "skinnet_v4": Entry(skinnet.skinnet_v4, metadata=True, mask="needed"),
 }
 
 
@@ -56,12 +66,27 @@ def builder_of(name: str) -> Builder:
     raise StudyError(f"model.name: unknown model '{name}'; {hint}")
 
 
-def require_options(model: Model) -> None:
-    """Raises StudyError where a known model lacks an option that the study sets, with the values that it has."""
+def require_options(study: Study) -> None:
+    """Raises StudyError where a known model lacks an option that the study sets, with the values that it has, or an input."""
+    model = study.model
     entry = MODELS[model.name]
+    if study.metadata and not entry.metadata:
+        raise StudyError(f"metadata: {model.name} takes none; leave them out, or use {_with_metadata()}")
+    if entry.metadata and not study.metadata:
+        raise StudyError(f"metadata: {model.name} needs some, and the study lists none")
+    if entry.mask == "needed" and not study.mask_is_input:
+        raise StudyError(
+            f"preprocessing.mask: {model.name} looks at the lesion's mask, and the study says not where it is from"
+        )
+    if entry.mask == "none" and study.mask_is_input:
+        raise StudyError(f"preprocessing.mask: {model.name} takes no notice of it; leave it out")
     for key, offered in (("norm", entry.norm), ("attention", entry.attention), ("stem", entry.stem)):
         value = getattr(model, key)
         if value not in offered:
             raise StudyError(
                 f"model.{key}: expected {' or '.join(offered)}, which is what {model.name} has, but got {value}"
             )
+
+
+def _with_metadata() -> str:
+    return ", ".join(sorted(name for name, entry in MODELS.items() if entry.metadata))

@@ -50,7 +50,7 @@ def regnet_y_400mf(study: Study) -> Network:
     assert study.model.norm != "none"  # the registry refuses it
     return RegNet(
         outputs=study.outputs,
-        channels=study.preprocessing.channels,
+        channels=study.input_shape[0],
         norm=study.model.norm,
         dropout=study.model.dropout,
     )

@@ -187,7 +187,7 @@ def _build(
         block,
         layers,
         outputs=study.outputs,
-        channels=study.preprocessing.channels,
+        channels=study.input_shape[0],
         attention=model.attention,
         place=model.cbam_at or model.se_at or "before_add",
         stem=model.stem,

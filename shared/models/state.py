@@ -1,6 +1,6 @@
 """Which tensors of a network travel between coordinator and hospitals, and which are only verified.
 
-What is trained travels: parameters that need a gradient, and the running statistics of norms that are not frozen. All else is the same
+What is trained travels: parameters, and the running statistics of norms, of all that is not frozen. All else is the same
 on both sides from the start and is compared by digest. `num_batches_tracked` does neither: with a fixed momentum nothing reads it.
 """
 
@@ -25,8 +25,6 @@ def _tensors(network: Network) -> list[tuple[str, Tensor]]:
 
 
 def _travels(network: Network, name: str, tensor: Tensor) -> bool:
-    if isinstance(tensor, torch.nn.Parameter):
-        return tensor.requires_grad
     return tensor.is_floating_point() and not network.is_frozen(name)
 
 

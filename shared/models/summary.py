@@ -45,8 +45,9 @@ def summarise(study: Study, *, weights_root: Path | None = None, network: Networ
     """
     if network is None:
         network = build_network(study, weights_root=weights_root)
-    size, channels = study.preprocessing.size, study.preprocessing.channels
-    output_shape = _trial_step(network, study, (channels, size, size))
+    for stage in study.training.stages:
+        copy.deepcopy(network).hold(stage.freeze)  # raises where a name is of no layer
+    output_shape = _trial_step(network, study, study.input_shape)
     values = sum(tensor.numel() for _, tensor in travelling(network))
     traffic = bytes_on_wire(values, study.federation.wire)
     return ModelSummary(
@@ -54,7 +55,7 @@ def summarise(study: Study, *, weights_root: Path | None = None, network: Networ
         trained_parameters=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
         bytes_down=traffic,
         bytes_up=traffic,
-        input_shape=(channels, size, size),
+        input_shape=study.input_shape,
         output_shape=output_shape[1:],
         feature_dim=network.feature_dim,
         dp_obstacles=dp_obstacles(network),

@@ -48,14 +48,14 @@ class VGG(TorchvisionNetwork, TorchvisionVGG):  # type: ignore[misc]
 
 def vgg16(study: Study) -> Network:
     """VGG-16 without norms, weights drawn from torch's global generator."""
-    return VGG(outputs=study.outputs, channels=study.preprocessing.channels, dropout=study.model.dropout)
+    return VGG(outputs=study.outputs, channels=study.input_shape[0], dropout=study.model.dropout)
 
 
 def vgg16_bn(study: Study) -> Network:
     """VGG-16 with the study's norm, weights drawn from torch's global generator."""
     return VGG(
         outputs=study.outputs,
-        channels=study.preprocessing.channels,
+        channels=study.input_shape[0],
         norm=study.model.norm,
         dropout=study.model.dropout,
     )

@@ -80,5 +80,5 @@ def vit_b_16(study: Study) -> Network:
     if size % 16:
         raise StudyError(f"preprocessing.size: vit_b_16 divides the image into patches of 16, but the side is {size}")
     return VisionTransformer(
-        outputs=study.outputs, size=size, channels=study.preprocessing.channels, dropout=study.model.dropout
+        outputs=study.outputs, size=size, channels=study.input_shape[0], dropout=study.model.dropout
     )

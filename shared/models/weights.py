@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import tempfile
 import time
@@ -37,6 +38,11 @@ TORCHVISION_WEIGHTS: Mapping[str, str] = {
     "vit_b_16": "ViT_B_16_Weights.IMAGENET1K_V1",
     "efficientnet_b0": "EfficientNet_B0_Weights.IMAGENET1K_V1",
     "efficientnet_b3": "EfficientNet_B3_Weights.IMAGENET1K_V1",
+    # Their first network; what they have besides starts as it was drawn.
+    "skinnet_v1": "EfficientNet_B0_Weights.IMAGENET1K_V1",
+    "skinnet_v2": "EfficientNet_B0_Weights.IMAGENET1K_V1",
+    "skinnet_v3": "EfficientNet_B0_Weights.IMAGENET1K_V1",
+    "skinnet_v4": "EfficientNet_B0_Weights.IMAGENET1K_V1",
 }
 
 #: Longest silence of the server, and longest time of the whole download, in seconds.
@@ -51,6 +57,21 @@ def read_weights(weights: WeightsFile, *, root: Path | None = None) -> dict[str,
     code in it runs. Raises WeightsUnavailableError where the file can't be read, WeightsError where its SHA-256 is not the
     study's or it holds something other than named tensors.
     """
+    path, content = _read_verified(weights, root=root, key="model.weights")
+    return _tensors(content, path)
+
+
+def read_described_weights(
+    weights: WeightsFile, *, root: Path | None = None, key: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """As `read_weights`, and what a .safetensors file says of itself in its metadata (nothing: {}). `key` names it in the study."""
+    path, content = _read_verified(weights, root=root, key=key)
+    tensors = _tensors(content, path, key)
+    return tensors, _metadata(content) if path.suffix == ".safetensors" else {}
+
+
+def _read_verified(weights: WeightsFile, *, root: Path | None = None, key: str) -> tuple[Path, bytes]:
+    """Path and bytes of the file that the study names under `key`. Raises WeightsUnavailableError, WeightsError as `read_weights`."""
     path = Path(weights.file).expanduser()
     if root is not None and not path.is_absolute():
         path = root / path
@@ -58,30 +79,34 @@ def read_weights(weights: WeightsFile, *, root: Path | None = None) -> dict[str,
         content = path.read_bytes()
     except OSError as problem:
         raise WeightsUnavailableError(
-            f"model.weights: {path}: can't be read: {problem.strerror}; the file's source is: {weights.source}"
+            f"{key}: {path}: can't be read: {problem.strerror}; the file's source is: {weights.source}"
         ) from None
     found = hashlib.sha256(content).hexdigest()
     if found != weights.sha256:
         raise WeightsError(
-            f"model.weights: {path}: expected SHA-256 {weights.sha256}, but got {found}; this is another file than the study means"
+            f"{key}: {path}: expected SHA-256 {weights.sha256}, but got {found}; this is another file than the study means"
         )
-    return _tensors(content, path)
+    return path, content
 
 
-def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
+def _metadata(content: bytes) -> dict[str, str]:
+    """Of a .safetensors file that was read already: its header is JSON, behind its length in 8 bytes."""
+    length = int.from_bytes(content[:8], "little")
+    return dict(json.loads(content[8 : 8 + length]).get("__metadata__", {}))
+
+
+def _tensors(content: bytes, path: Path, key: str = "model.weights") -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             loaded: Any = load_safetensors(content)
         else:
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, ValueError, EOFError, KeyError, OSError) as problem:
-        raise WeightsError(f"model.weights: {path}: not a readable weight file: {_first_line(problem)}") from None
+        raise WeightsError(f"{key}: {path}: not a readable weight file: {_first_line(problem)}") from None
     except Exception as problem:  # torch.load raises pickle's errors, which share no narrower base
-        raise WeightsError(
-            f"model.weights: {path}: expected a plain state_dict, but got {_first_line(problem)}"
-        ) from None
+        raise WeightsError(f"{key}: {path}: expected a plain state_dict, but got {_first_line(problem)}") from None
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise WeightsError(f"model.weights: {path}: expected a state_dict (names and tensors), but got something else")
+        raise WeightsError(f"{key}: {path}: expected a state_dict (names and tensors), but got something else")
     return {str(name): value for name, value in loaded.items()}
 
 

@@ -194,7 +194,7 @@ def test_exchanged_starting_weights_ask_again(folder: SiteFolder, key: SigningKe
     required(folder, key, study=study)
     for spoil in (lambda: copied.write_bytes(b"others!"), copied.unlink):
         spoil()
-        with pytest.raises(ApprovalChangedError, match=r"starting weights weights/w\.pth"):
+        with pytest.raises(ApprovalChangedError, match=r"the weights weights/w\.pth"):
             required(folder, key, study=study)
 
 

@@ -53,7 +53,7 @@ def cohort() -> OpenCohort:
     roll = Roll(
         study="digest", images="", keys=keys, files=((),) * 90, labels=labels, descriptors=np.empty((90, 0), np.int64),
         patients=np.arange(90) // 2, tags=keys, pixels=keys,
-        readable=readable, parts=PARTS, left_out=0, unreadable=0,
+        readable=readable, metadata=np.empty((90, 0), np.float32), parts=PARTS, left_out=0, unreadable=0,
     )  # fmt: skip
     return OpenCohort(roll, ImageStore(stored, readable, ()))
 

@@ -123,6 +123,36 @@ def test_wa_resnet50_and_its_comparisons_have_the_papers_hyper_parameters_and_di
     assert (model.name, model.stem, model.attention, model.se_at) == ("resnet50", "haar", "se", "after_block")
 
 
+def test_rcdnets_comparison_differs_in_the_model_only() -> None:
+    names = ("rcdnet", "resnet50", "mobilenet_v2", "regnet_y_400mf", "resnext50_32x4d", "vit_b_16")
+    studies = [load_study(ROOT / "configs" / f"busi_{name}.yaml") for name in names]
+    assert [study.model.name for study in studies] == list(names)
+    values = [without(study.to_data(), "name", "title", "description", "model") for study in studies]
+    assert all(value == values[0] for value in values)
+
+
+def test_skinnet_has_the_papers_hyper_parameters_and_its_versions_differ_in_what_they_look_at_only() -> None:
+    values = []
+    for path in sorted((ROOT / "configs").glob("skinnet_v[1-4].yaml")):
+        study = load_study(path)
+        training, augmentation = study.training, study.augmentation
+        assert (training.optimiser, training.weight_decay, training.schedule) == ("adamw", 1e-4, "cosine_restarts")
+        assert training.focal is not None and training.focal.gamma == 2
+        assert augmentation.cutout is not None and augmentation.distortion is not None and augmentation.blur is not None
+        cutout = augmentation.cutout
+        assert (cutout.probability, cutout.fewest, cutout.most, cutout.side) == (0.5, 1, 5, 16)
+        assert (augmentation.distortion.probability, augmentation.blur.probability) == (0.3, 0.15)
+        assert (augmentation.movement_probability, augmentation.tone_probability) == (0.25, 0.05)
+        assert [stage.freeze[0] for stage in training.stages] == ["metadata", "features"]
+        assert study.preprocessing.size == 224 and len(study.task.classes) == 8
+        plain = without(study.to_data(), "name", "title", "description", "model")
+        for stage in plain["training"]["stages"]:
+            del stage["freeze"]
+        plain["preprocessing"].pop("mask", None)
+        values.append(plain)
+    assert len(values) == 4 and all(value == values[0] for value in values)
+
+
 def test_the_dicom_comparison_has_the_papers_hyper_parameters_and_differs_in_the_model_only() -> None:
     values = []
     for name in ("resnet50", "resnet50_untrained", "vgg16", "cnn_vit", "googlenet"):

@@ -34,10 +34,15 @@ LARGER = {
     "vgg16_bn": "group",
     "efficientnet_b3": "group",
     "vit_b_16": "none",
+    "skinnet_v1": "group",
+    "skinnet_v2": "group",
+    "skinnet_v3": "group",
+    "skinnet_v4": "group",
 }
 
 
 def study(**model: str) -> Study:
+    age = [{"kind": "number", "name": "age", "low": 0, "high": 100}]
     return study_from_data(
         {
             "schema": "consilium/study/1",
@@ -46,7 +51,13 @@ def study(**model: str) -> Study:
             "governance": {"purpose": "test", "ethics": "none needed", "retention": "none"},
             "seed": 3,
             "task": {"classes": {"benign": [], "malignant": []}, "positive_class": "malignant", "unit": "image"},
-            "preprocessing": {"region": "whole", "size": 32, "channels": 3},
+            "preprocessing": {
+                "region": "whole",
+                "size": 32,
+                "channels": 3,
+                "mask": {"from": "annotated"} if MODELS[model["name"]].mask == "needed" else None,
+            },
+            "metadata": age if MODELS[model["name"]].metadata else [],
             "model": model,
             "training": {
                 "local_epochs": 1,

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from shared.models.registry import MODELS
 from shared.study import Study, study_from_data
 
 
@@ -21,6 +22,8 @@ def make_study() -> Callable[..., Study]:
         **model: Any,
     ) -> Study:
         names = [f"class{index}" for index in range(classes)]
+        entry = MODELS.get(model.get("name", "resnet18"))
+        age = {"kind": "number", "name": "age", "low": 0, "high": 100}
         return study_from_data(
             {
                 "schema": "consilium/study/1",
@@ -29,7 +32,13 @@ def make_study() -> Callable[..., Study]:
                 "governance": {"purpose": "test", "ethics": "none needed", "retention": "none"},
                 "seed": seed,
                 "task": {"classes": {name: [] for name in names}, "positive_class": names[1], "unit": "image"},
-                "preprocessing": {"region": "whole", "size": size, "channels": channels},
+                "preprocessing": {
+                    "region": "whole",
+                    "size": size,
+                    "channels": channels,
+                    "mask": {"from": "annotated"} if entry is not None and entry.mask == "needed" else None,
+                },
+                "metadata": [age] if entry is not None and entry.metadata else [],
                 "model": {"name": "resnet18", **model},
                 "training": {
                     "local_epochs": 1,
