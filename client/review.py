@@ -201,6 +201,14 @@ def _patients(study: Study, profile: Profile) -> list[tuple[str, str]]:
     if data.balanced is not None:
         fewer = "refuses" if data.balanced.if_fewer == "refuse" else "takes as many of each as the smallest class has"
         rows.append(("Drawn", f"{data.balanced.per_class} {task.unit}s of every class; with fewer, the study {fewer}"))
+    if data.duplicates is not None:
+        rows.append(
+            (
+                "Copies",
+                f"one of each image takes part, told by perceptual hash ({data.duplicates.distance} of 256 bits may differ); none "
+                "where the copies' classes differ. How many are left out is reported",
+            )
+        )
     split = data.split
     shares = (
         f"{100 * split.train:.0f} % train, {100 * split.validation:.0f} % validation, {100 * split.test:.0f} % test"

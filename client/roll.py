@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from client.data.records import Part
 from client.data.splits import PARTS
 from shared.private_file import write_private
+from shared.results import CopiesLeftOut
 
 _FILE = "cohort.npz"
 
 
 @dataclass(frozen=True, slots=True)
 class Roll:
-    """N rows of the prepared images in the file `images`; `parts` hold ascending rows, of readable images only.
+    """N rows of the prepared images in the file `images`; `parts` hold ascending rows, of readable images only, and of none
+    that is left out as a copy (`copies` counts them; None where nobody looked).
 
     `labels` (N,) are class indices, `patients` (N,) codes, `tags` the patients' and `pixels` the images'
     (`client.withdrawn.Tags`; empty where nothing is known), `readable` (N,) bool, `files` each record's image and then its masks. A row
@@ -41,6 +43,7 @@ class Roll:
     parts: Mapping[Part, NDArray[np.int64]]
     left_out: int
     unreadable: int
+    copies: CopiesLeftOut | None = None
 
     @property
     def withdrawn(self) -> bool:
@@ -88,7 +91,7 @@ def load_roll(run_folder: Path) -> Roll | None:
     """None where there is none, or it can't be read."""
     try:
         with np.load(run_folder / _FILE, allow_pickle=False) as stored:
-            left_out, unreadable = (int(value) for value in stored["counts"])
+            left_out, unreadable, *copies = (int(value) for value in stored["counts"])
             return Roll(
                 study=str(stored["study"]),
                 images=str(stored["images"]),
@@ -102,6 +105,7 @@ def load_roll(run_folder: Path) -> Roll | None:
                 parts={part: stored[f"part.{part}"] for part in PARTS},
                 left_out=left_out,
                 unreadable=unreadable,
+                copies=CopiesLeftOut(copies=copies[0], contradicting=copies[1]) if copies else None,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
@@ -122,6 +126,8 @@ def save_roll(run_folder: Path, roll: Roll) -> None:
         "counts": np.array([roll.left_out, roll.unreadable]),
         **{f"part.{part}": roll.parts[part] for part in PARTS},
     }
+    if roll.copies is not None:
+        arrays["counts"] = np.array([roll.left_out, roll.unreadable, roll.copies.copies, roll.copies.contradicting])
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_private(run_folder / _FILE, buffer.getvalue())

@@ -175,6 +175,7 @@ def _prepare(bench: _Bench) -> Prepared:
         parts={} if private else dict(bench.cohort.counts(len(task.study.task.classes))),
         left_out=None if private else bench.cohort.roll.left_out,
         unreadable=None if private else bench.cohort.roll.unreadable,
+        copies=None if private else bench.cohort.roll.copies,
         synthetic=task.profile.data.synthetic,
         patient_stand_in=task.profile.data.patient_stand_in,
         external=task.profile.role == "external_test",

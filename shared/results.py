@@ -136,6 +136,13 @@ class PartCounts(Strict):
     by_class: list[Count]
 
 
+class CopiesLeftOut(Strict):
+    """How many images take no part because another of the hospital's images shows the same."""
+
+    copies: Count = Field(description="of which another copy takes part")
+    contradicting: Count = Field(description="of which none does, as the copies' classes differ")
+
+
 class Prepared(Strict):
     """A site's answer to PREPARE (round 0): how much it has, and that it holds the same model."""
 
@@ -144,6 +151,9 @@ class Prepared(Strict):
         description="records whose label is in no class, or that select leaves out; None in a private run"
     )
     unreadable: Count | None = Field(description="None in a private run")
+    copies: CopiesLeftOut | None = Field(
+        default=None, description="None where the study does not ask (data.duplicates), and in a private run"
+    )
     synthetic: bool
     patient_stand_in: str | None
     external: bool = Field(default=False, description="the site never trains: it tests the final model, by its profile")

@@ -34,6 +34,18 @@ class Split(Strict):
         return self
 
 
+class Duplicates(Strict):
+    """Copies of one image under several names, patients or labels, told by perceptual hash (256-bit pHash) of the whole image."""
+
+    distance: int = Field(
+        default=20,
+        ge=0,
+        le=64,
+        description="images of one hospital are copies where their hashes differ in no more bits, directly or through others; one copy "
+        "stays, none where their classes differ",
+    )
+
+
 class Data(Strict):
     """Which records of a hospital's holding take part."""
 
@@ -48,3 +60,4 @@ class Data(Strict):
         "that class out there and say so (never the positive class)",
     )
     split: Split = Split()
+    duplicates: Duplicates | None = Field(default=None, description="None: copies are not looked for")

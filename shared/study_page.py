@@ -40,6 +40,15 @@ A study runs in a second domain by another profile alone. What has to hold:
 
 `configs/busi_resnet18.yaml` is such a study: with `sites/busi/baheya` it runs on breast ultrasound, with `sites/demo/anna` on mammograms.
 
+# Copies of one image
+
+With `data.duplicates: {}` each hospital looks for images that it holds more than once, under other names, patients or labels: saved again,
+scaled, or with other marks on them. They are told by perceptual hash, `distance` of 256 bits apart at most (or copies of a copy). One of
+them takes part, the one whose key comes first; none does where their classes differ: those are named in the hospital's log. Who is in which
+part is decided before, so nobody else changes part, and `data.balanced` may draw an image that is left out afterwards. What was left out is
+counted in the report. The distance was [measured](decisions/0013-duplicates-across-hospitals.md): 20 keeps different lesions of a
+dermoscopy collection apart and finds the copies in BUSI.
+
 # What becomes of the pixels
 
 In this order, the first five once for the cache, the others for each batch on the device:
@@ -103,6 +112,7 @@ patient would change about others where no noise covers it, and is refused, a se
 | `model.norm` | `group` | batch norm mixes the patients of a batch, and its running statistics would leave |
 | `data.balanced` | left out | who is drawn depends on how many others there are |
 | `data.scarce_classes` | `refuse` | with `leave_out` one patient decides about a whole class |
+| `data.duplicates` | left out | whether an image takes part depends on whether another patient has a copy of it |
 | `data.split.division` | `by_patient` | each patient's part is a keyed hash of the id alone, so shares are met on average only |
 | `training.class_weights` | `none` | balanced weights come from private class counts |
 | `training.focal.alpha` | not `balanced` | the same counts; public weights by class name are in order |

@@ -141,6 +141,7 @@ def _data(prepared: Prepared) -> DataReport:
         parts=dict(prepared.parts),
         left_out=prepared.left_out,
         unreadable=prepared.unreadable,
+        copies=prepared.copies,
         synthetic=prepared.synthetic,
         patient_stand_in=prepared.patient_stand_in,
         external=prepared.external,

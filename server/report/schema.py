@@ -12,7 +12,7 @@ from pydantic import Field
 
 from server.report.schema_privacy import PrivacyReport
 from shared.profile import ArtificialPart
-from shared.results import Count, Difference, PartCounts, SvmChoice
+from shared.results import CopiesLeftOut, Count, Difference, PartCounts, SvmChoice
 from shared.run_records import Miss, RoundTiming, State
 from shared.schema import Strict
 
@@ -160,6 +160,10 @@ class DataReport(Strict):
         description="records whose label is in no class of the study, or that its selection leaves out; null in a private run"
     )
     unreadable: Count | None = Field(description="image files that could not be read; null in a private run")
+    copies: CopiesLeftOut | None = Field(
+        default=None,
+        description="images that take no part because the hospital holds them more than once; null where the study does not ask",
+    )
     synthetic: bool = Field(description="whether the hospital declared its data synthetic")
     patient_stand_in: str | None = Field(
         description="the id that stands in for the patient, where the data has no patient id; null where it has"
