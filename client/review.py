@@ -161,7 +161,8 @@ def _what_is_trained(looking: _Looking) -> Section:
 
 def _region(study: Study) -> str:
     pixels = study.preprocessing
-    steps = [] if pixels.denoise == "none" else [f"denoised ({pixels.denoise})"]
+    steps = [f"without {' and '.join(pixels.remove)}"] if pixels.remove else []
+    steps += [] if pixels.denoise == "none" else [f"denoised ({pixels.denoise})"]
     if pixels.clahe is not None:
         steps.append("equalised (CLAHE)")
     after = "".join(f", {step}" for step in steps)

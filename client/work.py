@@ -20,6 +20,7 @@ from client.cohort import OpenCohort, open_cohort, selected
 from client.data.batches import Batches
 from client.data.contrast import effect_of
 from client.data.records import Part
+from client.data.removal import removal_of
 from client.data.splits import PARTS
 from client.device import chosen_device, device_name, limit_memory
 from client.evaluation import evaluate, network_predictions
@@ -31,6 +32,7 @@ from client.noised_evaluation import noised_evaluation
 from client.own_runs import keep_figures, on_record
 from client.page import write_page
 from client.page_contrast import contrast_section
+from client.page_removal import removal_section
 from client.policy import time_is_up
 from client.private.dp_sgd import PrivateConstants, train_private_round
 from client.private.sampling import PatientSampler
@@ -375,15 +377,20 @@ def _keep(bench: _Bench, parts: dict[Part, PartFeatures], evaluated: Evaluated) 
 def _sections(bench: _Bench) -> list[Markup]:
     """What only some studies have in the page. It is worth no run: where the data can't be opened any more it is left out."""
     task, recipe = bench.task, bench.task.study.preprocessing
-    if not is_enhanced(recipe):
+    if not is_enhanced(recipe) and not recipe.remove:
         return []
     try:
         records = selected(task.study, task.folder).records
     except ConsiliumError as problem:
-        log.warning("the page does not say what denoising and CLAHE did: %s", problem)
+        log.warning("the page does not say what was done to the images: %s", problem)
         return []
-    seed = derived_seed("contrast", task.study.seed, task.profile.site)
-    return [contrast_section(effect_of(records, recipe, most=_CONTRAST_IMAGES, seed=seed), recipe)]
+    seed, most = derived_seed("contrast", task.study.seed, task.profile.site), _CONTRAST_IMAGES
+    made: list[Markup] = []
+    if recipe.remove:
+        made.append(removal_section(removal_of(records, recipe, most=most, seed=seed), recipe))
+    if is_enhanced(recipe):
+        made.append(contrast_section(effect_of(records, recipe, most=most, seed=seed), recipe))
+    return made
 
 
 def _evaluated(bench: _Bench, parts: dict[Part, PartFeatures], begun: float) -> Evaluated:

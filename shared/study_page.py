@@ -51,18 +51,20 @@ dermoscopy collection apart and finds the copies in BUSI.
 
 # What becomes of the pixels
 
-In this order, the first five once for the cache, the others for each batch on the device:
+In this order, the first seven once for the cache, the others for each batch on the device:
 
-1. `region`, `margin`: the square that is cut out
-2. `intensity`: to [0, 1]
-3. `size`: resampling
-4. `denoise`: `median`, `bilateral` or `nlm`
-5. `clahe`: equalisation of local contrast
-6. `augmentation`, of training images only: flips, turns and movement, then distortion, blur, brightness and contrast, then black squares
-7. `normalise` by public constants, or `layer_normalise` by each image's own mean and deviation
+1. `remove: [borders, vignette]`: the image is cut to what it shows, and its masks alike
+2. `region`, `margin`: the square that is cut out
+3. `intensity`: to [0, 1]
+4. `remove: [hair, ruler]`: thin dark lines are filled from the skin beside them, at 512 pixels a side at most
+5. `size`: resampling
+6. `denoise`: `median`, `bilateral` or `nlm`
+7. `clahe`: equalisation of local contrast
+8. `augmentation`, of training images only: flips, turns and movement, then distortion, blur, brightness and contrast, then black squares
+9. `normalise` by public constants, or `layer_normalise` by each image's own mean and deviation
 
 Each step looks at one image alone, so that all of it may stand in a private study. `consilium-site contrast PROFILE --study STUDY` measures
-what 4 and 5 do to a hospital's images; the hospital's own page of a run has the same table. CLAHE raises noise with everything else, and a
+what 6 and 7 do to a hospital's images; the hospital's own page of a run has the same table. CLAHE raises noise with everything else, and a
 calcification that was bright against a dark breast can lose against surroundings that were raised too: look before you ask for it.
 """
 

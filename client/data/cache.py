@@ -145,6 +145,8 @@ def forget_records(folder: Path, records: Collection[str], files: Collection[Pat
 def recipe_key(recipe: Preprocessing) -> str:
     """SHA-256 over everything but the files that decides the cached pixels."""
     libraries = (*_DECODERS, "scikit-image") if is_enhanced(recipe) else _DECODERS
+    if recipe.remove:
+        libraries = tuple(dict.fromkeys((*libraries, "scikit-image", "scipy")))
     versions = {name: importlib.metadata.version(name) for name in libraries}
     return digest({"recipe": recipe_digest(recipe), "decoders": versions})
 

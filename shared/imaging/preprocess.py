@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from PIL import Image
 
 from shared.canonical import digest
 from shared.imaging.enhancement import enhanced
+from shared.imaging.field_of_view import shown
 from shared.imaging.files import read_image
+from shared.imaging.markings import LONGEST_SIDE, without_markings
 from shared.imaging.masks import Box, Mask, bounding_box, resized_mask, union_of_masks
 from shared.imaging.pixels import Pixels, unreadable
 from shared.study_pixels import Preprocessing
@@ -38,6 +41,8 @@ class Square:
 def recipe_digest(recipe: Preprocessing) -> str:
     """SHA-256 over what decides the prepared pixels. The normaliser is applied later, on the device, and left out."""
     values = recipe.model_dump(mode="json", exclude={"normalise", "layer_normalise"})
+    if not recipe.remove:
+        del values["remove"]  # what was cached before the key was there still stands
     return digest({"version": PREPROCESSING_VERSION, "recipe": values})
 
 
@@ -61,11 +66,15 @@ def prepare(
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """An image in the network's frame before denoising and CLAHE: `levels` (S, S) or (S, S, 3) in [0, 1], `mask` (S, S)."""
+    """An image in the network's frame before denoising and CLAHE: `levels` (S, S) or (S, S, 3) in [0, 1], `mask` (S, S).
+
+    `kept` is the share of its area that is left where black borders or a vignette were cut off.
+    """
 
     levels: NDArray[np.float32]
     mask: Mask | None
     bits: int
+    kept: float = 1.0
 
 
 def unenhanced(
@@ -80,17 +89,23 @@ def unenhanced(
     pixels = read_image(image)
     if seen is not None:
         seen(pixels)
-    square = _region(image, masks, pixels, recipe)
+    marked = _marked(image, masks, pixels, recipe, wanted=with_mask)
+    area = math.prod(pixels.size)
+    pixels, marked = shown(pixels, marked, recipe)
+    square = _region(marked, pixels, recipe)
     inside = cut(pixels.array, square)
-    levels = unit_intensities(inside, pixels.bits, recipe.intensity)
-    small = resized(padded(levels, pixels.size, square), recipe.size)
+    levels = padded(unit_intensities(inside, pixels.bits, recipe.intensity), pixels.size, square)
+    if {"hair", "ruler"} & set(recipe.remove):
+        # A hair is some pixels wide in an image of this size, and time does not grow with the camera.
+        levels = without_markings(resized(levels, min(square.side, max(LONGEST_SIDE, recipe.size))), recipe)
+    small = resized(levels, recipe.size)
     if small.ndim == 3 and recipe.channels == 1:
         small = small @ _LUMA
     mask: Mask | None = None
-    if with_mask and masks:
-        marked = cut(union_of_masks(masks, pixels.size), square).astype(np.float32)
-        mask = resized_mask(padded(marked, pixels.size, square) > 0, (recipe.size, recipe.size))
-    return Plain(np.clip(small, 0.0, 1.0), mask, pixels.bits)
+    if with_mask and marked is not None:
+        around = padded(cut(marked, square).astype(np.float32), pixels.size, square)
+        mask = resized_mask(around > 0, (recipe.size, recipe.size))
+    return Plain(np.clip(small, 0.0, 1.0), mask, pixels.bits, math.prod(pixels.size) / area)
 
 
 def prepare_mask(image: Path, masks: Sequence[Path], recipe: Preprocessing) -> NDArray[np.float32]:
@@ -102,26 +117,30 @@ def prepare_mask(image: Path, masks: Sequence[Path], recipe: Preprocessing) -> N
     if not masks:
         raise ValueError("Expected argument `masks` to hold a file, but got none")
     pixels = read_image(image)
-    marked = union_of_masks(masks, pixels.size)
-    square = square_of_whole(pixels.size)
-    if recipe.region == "finding":
-        box = bounding_box(marked)
-        assert box is not None  # union_of_masks refuses empty masks
-        square = square_around(box, recipe.margin, pixels.size)
+    pixels, found = shown(pixels, union_of_masks(masks, pixels.size), recipe)
+    marked = np.asarray(found)
+    square = _region(marked, pixels, recipe)
     inside = padded(cut(marked, square).astype(np.float32), pixels.size, square)
     return np.asarray(np.clip(resized(inside, recipe.size), 0.0, 1.0), dtype=np.float32)
 
 
-def _region(image: Path, masks: Sequence[Path], pixels: Pixels, recipe: Preprocessing) -> Square:
+def _marked(image: Path, masks: Sequence[Path], pixels: Pixels, recipe: Preprocessing, *, wanted: bool) -> Mask | None:
     if recipe.region == "whole":
-        return square_of_whole(pixels.size)
+        return union_of_masks(masks, pixels.size) if wanted and masks else None
     if not masks:
         raise unreadable(
             image,
             "it has no mask, but the study's preprocessing.region is 'finding'",
             "add the mask, or use region: whole",
         )
-    box = bounding_box(union_of_masks(masks, pixels.size))
+    return union_of_masks(masks, pixels.size)
+
+
+def _region(marked: Mask | None, pixels: Pixels, recipe: Preprocessing) -> Square:
+    if recipe.region == "whole":
+        return square_of_whole(pixels.size)
+    assert marked is not None  # such a recipe needs masks
+    box = bounding_box(marked)
     assert box is not None  # union_of_masks refuses empty masks
     return square_around(box, recipe.margin, pixels.size)
 
