@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from client.data.cache import ImageStore, prepare_store
 from client.data.copies import find_copies
+from client.data.perceptual_hash import coarse
 from client.data.records import Part
 from client.data.registry import open_holding
 from client.data.selection import Cohort, choose
@@ -136,7 +137,7 @@ def _opened(
     for problem in (*cohort.problems, *store.problems)[:_UNREADABLE_NAMED]:
         log.warning("left out: %s", problem)
     staying, copies = store.readable, None
-    if duplicates is not None:
+    if duplicates is not None and duplicates.distance is not None:
         staying, copies = _without_copies(cohort, store, duplicates.distance)
     roll = Roll(
         study=study.digest(),
@@ -152,6 +153,7 @@ def _opened(
         left_out=cohort.left_out,
         unreadable=len(cohort.problems) + len(store.problems),
         copies=copies,
+        hashes=tuple(coarse(one) for one in store.hashes) if study.counts_shared_images else (),
     )
     return OpenCohort(roll, store)
 

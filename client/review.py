@@ -202,7 +202,13 @@ def _patients(study: Study, profile: Profile) -> list[tuple[str, str]]:
     if data.balanced is not None:
         fewer = "refuses" if data.balanced.if_fewer == "refuse" else "takes as many of each as the smallest class has"
         rows.append(("Drawn", f"{data.balanced.per_class} {task.unit}s of every class; with fewer, the study {fewer}"))
-    if data.duplicates is not None:
+    if study.counts_shared_images:
+        tags = (
+            "the coordinator counts images that we and another hospital both hold, from tags under keys that only the two hospitals can "
+            "make; it can't try images of its own unless a hospital helps it. Images with equal 64-bit perceptual hashes count as the same"
+        )
+        rows.append(("Also held elsewhere", tags))
+    if data.duplicates is not None and data.duplicates.distance is not None:
         rows.append(
             (
                 "Copies",

@@ -24,7 +24,8 @@ _FILE = "cohort.npz"
 @dataclass(frozen=True, slots=True)
 class Roll:
     """N rows of the prepared images in the file `images`; `parts` hold ascending rows, of readable images only, and of none
-    that is left out as a copy (`copies` counts them; None where nobody looked).
+    that is left out as a copy (`copies` counts them; None where nobody looked). `hashes` are
+    64-bit perceptual hashes of the images, where the study counts those that two hospitals hold.
 
     `labels` (N,) are class indices, `patients` (N,) codes, `tags` the patients' and `pixels` the images'
     (`client.withdrawn.Tags`; empty where nothing is known), `readable` (N,) bool, `files` each record's image and then its masks. A row
@@ -44,6 +45,7 @@ class Roll:
     left_out: int
     unreadable: int
     copies: CopiesLeftOut | None = None
+    hashes: tuple[str, ...] = ()
 
     @property
     def withdrawn(self) -> bool:
@@ -80,6 +82,7 @@ class Roll:
             files=tuple(() if empty else files for files, empty in zip(self.files, gone, strict=True)),
             tags=tuple("" if empty else tag for tag, empty in zip(self.tags, gone, strict=True)),
             pixels=tuple("" if empty else image for image, empty in zip(self.pixels, gone, strict=True)),
+            hashes=tuple("" if gone[row] else one for row, one in enumerate(self.hashes)),
             labels=labels,
             patients=patients,
             readable=readable,
@@ -105,6 +108,7 @@ def load_roll(run_folder: Path) -> Roll | None:
                 parts={part: stored[f"part.{part}"] for part in PARTS},
                 left_out=left_out,
                 unreadable=unreadable,
+                hashes=tuple(stored["hashes"].tolist()) if "hashes" in stored else (),
                 copies=CopiesLeftOut(copies=copies[0], contradicting=copies[1]) if copies else None,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -126,6 +130,8 @@ def save_roll(run_folder: Path, roll: Roll) -> None:
         "counts": np.array([roll.left_out, roll.unreadable]),
         **{f"part.{part}": roll.parts[part] for part in PARTS},
     }
+    if roll.hashes:
+        arrays["hashes"] = np.array(roll.hashes, dtype=np.str_)
     if roll.copies is not None:
         arrays["counts"] = np.array([roll.left_out, roll.unreadable, roll.copies.copies, roll.copies.contradicting])
     buffer = io.BytesIO()

@@ -23,6 +23,7 @@ from client.data.records import Part
 from client.data.removal import removal_of
 from client.data.splits import PARTS
 from client.device import chosen_device, device_name, limit_memory
+from client.duplicate_tags import tags_for
 from client.evaluation import evaluate, network_predictions
 from client.features import PartFeatures
 from client.gate import Result, Task
@@ -48,6 +49,7 @@ from shared.models.network import Network
 from shared.models.state import frozen_digest, load_travelling, travelling, travelling_arrays
 from shared.results import Evaluated, Prepared, Trained, Validation
 from shared.seeds import derived_seed
+from shared.signing import PublicKey
 from shared.wire import Flat, Manifest, flatten, unflatten
 
 log = logging.getLogger("consilium.site")
@@ -178,6 +180,7 @@ def _prepare(bench: _Bench) -> Prepared:
         left_out=None if private else bench.cohort.roll.left_out,
         unreadable=None if private else bench.cohort.roll.unreadable,
         copies=None if private else bench.cohort.roll.copies,
+        tags=_tags(bench) if task.study.counts_shared_images else {},
         synthetic=task.profile.data.synthetic,
         patient_stand_in=task.profile.data.patient_stand_in,
         external=task.profile.role == "external_test",
@@ -195,6 +198,18 @@ def _prepare(bench: _Bench) -> Prepared:
             "total": bench.seconds_read + ended - begun,
         },
     )
+
+
+def _tags(bench: _Bench) -> dict[str, str]:
+    """Of the images that take part. Whose keys they were made for stands in the hospital's log: people can compare the fingerprints."""
+    task, roll = bench.task, bench.cohort.roll
+    for peer, key in sorted(task.instruction.peers.items()):
+        log.info("tags of images for %s, whose key the coordinator gives as %s", peer, PublicKey.read(key).spoken)
+    rows = np.concatenate([roll.parts[part] for part in PARTS])
+    return tags_for(
+        (roll.hashes[row] for row in rows), task.instruction.peers, site=task.profile.site, key=task.folder.signing_key(),
+        run=task.instruction.run, study=task.study.digest(),
+    )  # fmt: skip
 
 
 def _train(bench: _Bench, over: Callable[[], bool]) -> Result:

@@ -19,7 +19,7 @@ from shared.schema import Name, Strict
 from shared.yaml_source import read_yaml, validate
 
 #: Groups of figures that a hospital can keep to itself.
-Output = Literal["network", "svm", "baseline", "gain", "classes", "histogram"]
+Output = Literal["network", "svm", "baseline", "gain", "classes", "histogram", "shared_images"]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -104,7 +104,8 @@ class Policy(Strict):
     allowed_outputs: list[Output] = Field(
         default_factory=lambda: list(get_args(Output)),
         description="which figures may leave besides counts: `network` and `svm` (figures of each head; without `network` no evaluation "
-        "leaves), `baseline` (the round-0 model's), `gain` (final minus round 0), `classes` (figures by class), `histogram` (of scores)",
+        "leaves), `baseline` (the round-0 model's), `gain` (final minus round 0), `classes` (figures by class), `histogram` (of scores), "
+        "`shared_images` (tags by which images that two hospitals both hold are counted)",
     )
 
 

@@ -13,6 +13,11 @@ from shared.schema import Name, Sha256, Strict
 
 Head = Literal["network", "svm"]
 Count = Annotated[int, Field(ge=0)]
+#: Length of one tag of an image, by which the coordinator counts images that two sites both hold (`client.duplicate_tags`).
+TAG_BYTES = 8
+Tags = Annotated[
+    str, Field(pattern=r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$", max_length=20_000_000)
+]
 
 #: Metrics of one head, in the order of the tables. For two classes sensitivity, specificity, precision and F1 are of the positive
 #: class; for more classes so too (one against the rest), and `auc` is the mean of the one-against-rest AUCs.
@@ -153,6 +158,11 @@ class Prepared(Strict):
     unreadable: Count | None = Field(description="None in a private run")
     copies: CopiesLeftOut | None = Field(
         default=None, description="None where the study does not ask (data.duplicates), and in a private run"
+    )
+    tags: dict[Name, Tags] = Field(
+        default={},
+        description="by other site: keyed tags of this site's images, for the count of images that both hold; none unless the study asks "
+        "(data.duplicates.across)",
     )
     synthetic: bool
     patient_stand_in: str | None

@@ -46,8 +46,9 @@ With `data.duplicates: {}` each hospital looks for images that it holds more tha
 scaled, or with other marks on them. They are told by perceptual hash, `distance` of 256 bits apart at most (or copies of a copy). One of
 them takes part, the one whose key comes first; none does where their classes differ: those are named in the hospital's log. Who is in which
 part is decided before, so nobody else changes part, and `data.balanced` may draw an image that is left out afterwards. What was left out is
-counted in the report. The distance was [measured](decisions/0013-duplicates-across-hospitals.md): 20 keeps different lesions of a
-dermoscopy collection apart and finds the copies in BUSI.
+counted in the report. With `across: report` the report also says how many images each two hospitals both hold, which nobody can look up
+([how, and what each learns](decisions/0013-duplicates-across-hospitals.md)); none of these is left out. The distance was measured (same
+page): 20 keeps different lesions of a dermoscopy collection apart and finds the copies in BUSI.
 
 # What becomes of the pixels
 
@@ -114,7 +115,7 @@ patient would change about others where no noise covers it, and is refused, a se
 | `model.norm` | `group` | batch norm mixes the patients of a batch, and its running statistics would leave |
 | `data.balanced` | left out | who is drawn depends on how many others there are |
 | `data.scarce_classes` | `refuse` | with `leave_out` one patient decides about a whole class |
-| `data.duplicates` | left out | whether an image takes part depends on whether another patient has a copy of it |
+| `data.duplicates` | left out | an image takes part or not for the sake of another patient; counts of common images have no noise |
 | `data.split.division` | `by_patient` | each patient's part is a keyed hash of the id alone, so shares are met on average only |
 | `training.class_weights` | `none` | balanced weights come from private class counts |
 | `training.focal.alpha` | not `balanced` | the same counts; public weights by class name are in order |

@@ -28,6 +28,7 @@ from server.report.schema import (
     SiteReport,
     SiteRoundTiming,
 )
+from server.report.shared_images import shared_images
 from server.run_folder import RunFolder
 from server.site_ledgers import ledgers_of
 from shared.metrics import pooling
@@ -63,6 +64,9 @@ def build_report(folder: RunFolder) -> Report:
         if final
         else Pooled(),
         rounds=[_round(record) for record in rounds],
+        shared_images=shared_images(prepared, minimum_cell=study.evaluation.minimum_cell)
+        if study.counts_shared_images
+        else None,
         privacy=privacy_report(study, names, rounds, ledgers_of(folder)) if study.privacy is not None else None,
         study=study.to_data(),
     )

@@ -150,6 +150,14 @@ class Baseline(Strict):
     svm: HeadReport | None
 
 
+class SharedImages(Strict):
+    """How many images two hospitals both hold: such with equal 64-bit perceptual hashes, among those that take part."""
+
+    sites: tuple[str, str]
+    images: Count | None = Field(description="null where there are some, but fewer than may be told")
+    fewer_than: int | None = Field(description="the study's minimum cell, where the count is below it and not 0")
+
+
 class DataReport(Strict):
     """What a hospital brought."""
 
@@ -307,6 +315,9 @@ class Report(Strict):
     sites: dict[str, SiteReport]
     pooled: Pooled = Field(description="all hospitals that trained, together")
     rounds: list[RoundReport]
+    shared_images: list[SharedImages] | None = Field(
+        default=None, description="by two hospitals; null where the study does not ask (data.duplicates.across)"
+    )
     privacy: PrivacyReport | None = Field(
         description="null for a plain study: nothing bounds what it says of a patient"
     )

@@ -113,9 +113,9 @@ def _ruler(thin: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
     height, width = thin.shape
     side = max(height, width)
-    pieces = np.asarray(label(thin, connectivity=2))
+    pieces = np.asarray(label(thin, connectivity=2))  # type: ignore[no-untyped-call]
     marks: list[tuple[int, float]] = []
-    for piece in regionprops(pieces):
+    for piece in regionprops(pieces):  # type: ignore[no-untyped-call]
         if not 3 <= piece.area <= (_MARK[1] * side) ** 2:
             continue
         row, column = piece.centroid
