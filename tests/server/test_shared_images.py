@@ -1,4 +1,4 @@
-"""A study that asks for it: hospitals learn each other's keys from the instruction, and the report counts the images that two of them hold."""
+"""Where a study asks for it, hospitals learn each other's keys from the instruction, and images that two hold are counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from test_rounds import ARRAYS, SITES, FakeSite, Federation, quick
 from benchmarks.bare_run import bare_folder, bare_registry, bare_study, prepared_answer, study_values
 from benchmarks.in_process_grid import InProcessGrid
 from client.duplicate_tags import tags_for
-from server.report.build import build_report
+from server.report.shared_images import shared_images
 from shared.messages import Instruction
 from shared.study import Study
 
@@ -45,8 +45,7 @@ def test_the_coordinator_names_the_others_keys_and_reports_counts_by_pairs(tmp_p
     assert {one.site: one.peers for one in asked} == {
         name: {other: key for other, key in keys.items() if other != name} for name in SITES
     }
-    found = build_report(folder).shared_images
-    assert found is not None
+    found = shared_images(folder.rounds()[0].prepared, minimum_cell=study.evaluation.minimum_cell)
     assert {pair.sites: (pair.images, pair.fewer_than) for pair in found} == {
         ("anna", "berta"): (12, None),
         ("anna", "clara"): (0, None),
@@ -66,4 +65,4 @@ def test_who_is_not_asked_is_told_no_keys(tmp_path: Path) -> None:
     anna.answers = {"prepare": look, "train": look, "evaluate": look}
     federation.conduct()
     assert len(told) == 3 and all(one.peers == {} for one in told)
-    assert not bare_study().counts_shared_images and build_report(federation.folder).shared_images is None
+    assert not bare_study().counts_shared_images
