@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from client.chained_models import require_not_taught, taught_here, tested_patients
 from client.data.cache import ImageStore, prepare_store
+from client.data.copies import find_copies
 from client.data.metadata import encoded
+from client.data.perceptual_hash import coarse
 from client.data.records import Part
 from client.data.registry import open_holding
 from client.data.selection import Cohort, choose
@@ -28,7 +30,7 @@ from client.withdrawn import Tags, withdrawn_tags
 from shared.errors import DataError, PolicyError
 from shared.imaging.preprocess import Segmenter
 from shared.profile import Profile
-from shared.results import PartCounts
+from shared.results import CopiesLeftOut, PartCounts
 from shared.study import Study
 from shared.study_mask import PredictedMask
 
@@ -100,7 +102,7 @@ def open_cohort(
         opened = _opened(study, profile, folder, progress, before_images)
         save_roll(run_folder, opened.roll.without(withdrawn_tags(folder)))
     roll = opened.roll.without(withdrawn_tags(folder))
-    if roll.withdrawn:
+    if roll.withdrawn or roll.copies is not None:
         _require_patients(roll, profile)
     if study.privacy is None:
         _require_classes(roll, profile)
@@ -140,12 +142,21 @@ def _opened(
     require_not_taught(tested_patients(cohort, tags), taught, folder)
     if before_images is not None:
         before_images({tags.tag(record.patient): frozenset() for record in cohort.records})
+    duplicates = study.data.duplicates
     store = prepare_store(
-        cohort.records, study.preprocessing, folder.cache, unreadable=profile.data.unreadable, progress=progress,
+        cohort.records,
+        study.preprocessing,
+        folder.cache,
+        unreadable=profile.data.unreadable,
+        hashes=duplicates is not None,
+        progress=progress,
         segmenter=lambda: _segmenter(study, profile, folder),
-    )  # fmt: skip
+    )
     for problem in (*cohort.problems, *store.problems)[:_UNREADABLE_NAMED]:
         log.warning("left out: %s", problem)
+    staying, copies = store.readable, None
+    if duplicates is not None and duplicates.distance is not None:
+        staying, copies = _without_copies(cohort, store, duplicates.distance)
     roll = Roll(
         study=study.digest(),
         images=str(getattr(store.images, "filename", "")),
@@ -158,9 +169,11 @@ def _opened(
         pixels=tuple(tags.image(pixels) if pixels else "" for pixels in store.pixels),
         readable=store.readable,
         metadata=metadata,
-        parts={part: rows[store.readable[rows]] for part, rows in cohort.parts.items()},
+        parts={part: rows[staying[rows]] for part, rows in cohort.parts.items()},
         left_out=cohort.left_out,
         unreadable=len(cohort.problems) + len(store.problems),
+        copies=copies,
+        hashes=tuple(coarse(one) for one in store.hashes) if study.counts_shared_images else (),
     )
     require_not_taught(roll.known("test"), taught, folder)
     return OpenCohort(roll, store)
@@ -178,6 +191,27 @@ def _segmenter(study: Study, profile: Profile, folder: SiteFolder) -> Segmenter 
     return segmenter_of(study.preprocessing, root=folder.weights, device=device)
 
 
+def _without_copies(cohort: Cohort, store: ImageStore, distance: int) -> tuple[NDArray[np.bool_], CopiesLeftOut]:
+    """Which rows stay, and what goes. Copies whose classes differ are named in the hospital's log, each group of them."""
+    staying = store.readable.copy()
+    groups = find_copies([record.image for record in cohort.records], cohort.labels, store.hashes, distance)
+    copies = contradicting = 0
+    for group in groups:
+        staying[list(group.left_out)] = False
+        if group.kept:
+            copies += len(group.left_out)
+        else:
+            contradicting += len(group.left_out)
+            named = ", ".join(f"{cohort.records[row].key} ({cohort.records[row].label})" for row in group.left_out)
+            log.warning("left out: copies of one image have labels of different classes: %s", named)
+    if groups:
+        log.warning(
+            "left out: %s copies of images that take part, and %s images whose copies contradict each other (data.duplicates)",
+            copies, contradicting,
+        )  # fmt: skip
+    return staying, CopiesLeftOut(copies=copies, contradicting=contradicting)
+
+
 def _kept(run_folder: Path, study: Study) -> OpenCohort | None:
     """None where there is none, it is another study's, or its images are gone from the cache."""
     roll = load_roll(run_folder)
@@ -191,17 +225,18 @@ def _kept(run_folder: Path, study: Study) -> OpenCohort | None:
 
 
 def _require_patients(roll: Roll, profile: Profile) -> None:
-    """Patients who withdraw in the middle of a run may leave too few."""
+    """Patients who withdraw in the middle of a run, and copies that are left out, may leave too few."""
     rows = np.concatenate([roll.parts[part] for part in PARTS])
     reached, least = len(np.unique(roll.patients[rows])), profile.policy.minimum_patients
     if reached < least:
         raise PolicyError(
-            f"patients have withdrawn: {reached} are left, but policy.minimum_patients of the profile is {least}"
+            f"{'patients have withdrawn' if roll.withdrawn else 'copies were left out (data.duplicates)'}: {reached} patients are left, "
+            f"but policy.minimum_patients of the profile is {least}"
         )
 
 
 def _require_classes(roll: Roll, profile: Profile) -> None:
-    """Images that can't be read, or patients who withdrew, may have been a class's last ones."""
+    """Images that can't be read, or patients who withdrew, or copies that were left out, may have been a class's last ones."""
     parts: tuple[Part, ...] = ("train", "test") if profile.role == "trains" else ("test",)
     for part in parts:
         rows = roll.parts[part]

@@ -23,6 +23,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from client import run_on_ledger
 from client.answered import Answered, find, keep
 from client.approvals import Approval, require_approval
+from client.duplicate_tags import require_tags
 from client.policy import clamped, clamped_preparation, require_within, smallest_cell
 from client.private.contract import require_nothing_exact
 from client.run_on_ledger import Asked
@@ -334,6 +335,9 @@ def _check_prepared(prepared: Prepared, task: Task) -> None:
         raise PolicyError(
             f"the study reaches {patients} patients, but this site asks for {task.profile.policy.minimum_patients}"
         )
+    if prepared.tags and not task.study.counts_shared_images:
+        raise EgressError("there are tags of images, but the study does not ask for them")
+    require_tags(prepared.tags, task.instruction.peers, sum(part.images for part in prepared.parts.values()))
     if prepared.baseline is not None:
         _check_cells(prepared.baseline, task)
 

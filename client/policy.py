@@ -49,7 +49,9 @@ def clamped(evaluated: Evaluated, policy: Policy) -> Evaluated:
 
 
 def clamped_preparation(prepared: Prepared, policy: Policy) -> Prepared:
-    """Its baseline as `clamped`, or none where none may leave."""
+    """Its baseline as `clamped`, or none where none may leave; tags only where they may."""
+    if "shared_images" not in policy.allowed_outputs:
+        prepared = prepared.model_copy(update={"tags": {}})
     if prepared.baseline is None or not {"network", "baseline"} <= set(policy.allowed_outputs):
         return prepared.model_copy(update={"baseline": None})
     return prepared.model_copy(update={"baseline": clamped(prepared.baseline, policy)})

@@ -194,7 +194,8 @@ def _what_is_trained(looking: _Looking) -> Section:
 
 def _region(study: Study) -> str:
     pixels = study.preprocessing
-    steps = [] if pixels.denoise == "none" else [f"denoised ({pixels.denoise})"]
+    steps = [f"without {' and '.join(pixels.remove)}"] if pixels.remove else []
+    steps += [] if pixels.denoise == "none" else [f"denoised ({pixels.denoise})"]
     if pixels.clahe is not None:
         steps.append("equalised (CLAHE)")
     after = "".join(f", {step}" for step in steps)
@@ -242,6 +243,20 @@ def _patients(study: Study, profile: Profile) -> list[tuple[str, str]]:
     if data.balanced is not None:
         fewer = "refuses" if data.balanced.if_fewer == "refuse" else "takes as many of each as the smallest class has"
         rows.append(("Drawn", f"{data.balanced.per_class} {task.unit}s of every class; with fewer, the study {fewer}"))
+    if study.counts_shared_images:
+        tags = (
+            "the coordinator counts images that we and another hospital both hold, from tags under keys that only the two hospitals can "
+            "make; it can't try images of its own unless a hospital helps it. Images with equal 64-bit perceptual hashes count as the same"
+        )
+        rows.append(("Also held elsewhere", tags))
+    if data.duplicates is not None and data.duplicates.distance is not None:
+        rows.append(
+            (
+                "Copies",
+                f"one of each image takes part, told by perceptual hash ({data.duplicates.distance} of 256 bits may differ); none "
+                "where the copies' classes differ. How many are left out is reported",
+            )
+        )
     split = data.split
     shares = ", ".join(f"{100 * share:.0f} % {part}" for part, share in split.shares().items())
     if split.folds is not None:

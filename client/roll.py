@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from client.data.records import Part
 from client.data.splits import PARTS
 from shared.private_file import write_private
+from shared.results import CopiesLeftOut
 from shared.study_descriptors import ABSENT
 
 _FILE = "cohort.npz"
@@ -23,7 +24,9 @@ _FILE = "cohort.npz"
 
 @dataclass(frozen=True, slots=True)
 class Roll:
-    """N rows of the prepared images in the file `images`; `parts` hold ascending rows, of readable images only.
+    """N rows of the prepared images in the file `images`; `parts` hold ascending rows, of readable images only, and of none
+    that is left out as a copy (`copies` counts them; None where nobody looked). `hashes` are
+    64-bit perceptual hashes of the images, where the study counts those that two hospitals hold.
 
     `labels` (N,) are class indices, `descriptors` (N, D) indices of the study's descriptors (ABSENT where a record lacks one), `patients`
     (N,) codes, `tags` the patients' and `pixels` the images' (`client.withdrawn.Tags`; empty where nothing is known), `readable` (N,)
@@ -45,6 +48,8 @@ class Roll:
     parts: Mapping[Part, NDArray[np.int64]]
     left_out: int
     unreadable: int
+    copies: CopiesLeftOut | None = None
+    hashes: tuple[str, ...] = ()
 
     @property
     def withdrawn(self) -> bool:
@@ -86,6 +91,7 @@ class Roll:
             files=tuple(() if empty else files for files, empty in zip(self.files, gone, strict=True)),
             tags=tuple("" if empty else tag for tag, empty in zip(self.tags, gone, strict=True)),
             pixels=tuple("" if empty else image for image, empty in zip(self.pixels, gone, strict=True)),
+            hashes=tuple("" if gone[row] else one for row, one in enumerate(self.hashes)),
             labels=labels,
             descriptors=descriptors,
             patients=patients,
@@ -103,7 +109,7 @@ def load_roll(run_folder: Path) -> Roll | None:
     """None where there is none, or it can't be read."""
     try:
         with np.load(run_folder / _FILE, allow_pickle=False) as stored:
-            left_out, unreadable = (int(value) for value in stored["counts"])
+            left_out, unreadable, *copies = (int(value) for value in stored["counts"])
             return Roll(
                 study=str(stored["study"]),
                 images=str(stored["images"]),
@@ -119,6 +125,8 @@ def load_roll(run_folder: Path) -> Roll | None:
                 parts={part: stored[f"part.{part}"] for part in PARTS},
                 left_out=left_out,
                 unreadable=unreadable,
+                hashes=tuple(stored["hashes"].tolist()) if "hashes" in stored else (),
+                copies=CopiesLeftOut(copies=copies[0], contradicting=copies[1]) if copies else None,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
@@ -146,6 +154,10 @@ def save_roll(run_folder: Path, roll: Roll) -> None:
         "counts": np.array([roll.left_out, roll.unreadable]),
         **{f"part.{part}": roll.parts[part] for part in PARTS},
     }
+    if roll.hashes:
+        arrays["hashes"] = np.array(roll.hashes, dtype=np.str_)
+    if roll.copies is not None:
+        arrays["counts"] = np.array([roll.left_out, roll.unreadable, roll.copies.copies, roll.copies.contradicting])
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_private(run_folder / _FILE, buffer.getvalue())

@@ -22,9 +22,11 @@ from client.data.batches import Batches
 from client.data.contrast import effect_of
 from client.data.mask_targets import MaskTargets
 from client.data.records import Part
+from client.data.removal import removal_of
 from client.data.splits import PARTS
 from client.descriptors import described
 from client.device import chosen_device, device_name, limit_memory
+from client.duplicate_tags import tags_for
 from client.evaluation import evaluate, network_predictions
 from client.features import PartFeatures
 from client.gate import Result, Task
@@ -40,6 +42,7 @@ from client.page import write_page
 from client.page_contrast import contrast_section
 from client.page_descriptors import descriptors_section
 from client.page_masks import write_mask_page
+from client.page_removal import removal_section
 from client.policy import time_is_up
 from client.private.dp_sgd import PrivateConstants, train_private_round
 from client.private.sampling import PatientSampler
@@ -55,6 +58,7 @@ from shared.models.network import FederatedNetwork, Network
 from shared.models.state import frozen_digest, load_travelling, travelling, travelling_arrays
 from shared.results import Evaluated, Prepared, Trained, Validation
 from shared.seeds import derived_seed
+from shared.signing import PublicKey
 from shared.wire import Flat, Manifest, flatten, unflatten
 
 log = logging.getLogger("consilium.site")
@@ -214,6 +218,8 @@ def _prepare(bench: _Bench) -> Prepared:
         parts={} if private else dict(bench.cohort.counts(len(task.study.task.classes))),
         left_out=None if private else bench.cohort.roll.left_out,
         unreadable=None if private else bench.cohort.roll.unreadable,
+        copies=None if private else bench.cohort.roll.copies,
+        tags=_tags(bench) if task.study.counts_shared_images else {},
         synthetic=task.profile.data.synthetic,
         patient_stand_in=task.profile.data.patient_stand_in,
         external=task.profile.role == "external_test",
@@ -231,6 +237,18 @@ def _prepare(bench: _Bench) -> Prepared:
             "total": bench.seconds_read + ended - begun,
         },
     )
+
+
+def _tags(bench: _Bench) -> dict[str, str]:
+    """Of the images that take part. Whose keys they were made for stands in the hospital's log: people can compare the fingerprints."""
+    task, roll = bench.task, bench.cohort.roll
+    for peer, key in sorted(task.instruction.peers.items()):
+        log.info("tags of images for %s, whose key the coordinator gives as %s", peer, PublicKey.read(key).spoken)
+    rows = np.concatenate([roll.parts[part] for part in PARTS])
+    return tags_for(
+        (roll.hashes[row] for row in rows), task.instruction.peers, site=task.profile.site, key=task.folder.signing_key(),
+        run=task.instruction.run, study=task.study.digest(),
+    )  # fmt: skip
 
 
 def _train(bench: _Bench, over: Callable[[], bool]) -> Result:
@@ -490,15 +508,20 @@ def _masks_file(bench: _Bench, model_digest: str) -> Path:
 def _sections(bench: _Bench) -> list[Markup]:
     """What only some studies have in the page. It is worth no run: where the data can't be opened any more it is left out."""
     task, recipe = bench.task, bench.task.study.preprocessing
-    if not is_enhanced(recipe):
+    if not is_enhanced(recipe) and not recipe.remove:
         return []
     try:
         records = selected(task.study, task.folder).records
     except ConsiliumError as problem:
-        log.warning("the page does not say what denoising and CLAHE did: %s", problem)
+        log.warning("the page does not say what was done to the images: %s", problem)
         return []
-    seed = derived_seed("contrast", task.study.seed, task.profile.site)
-    return [contrast_section(effect_of(records, recipe, most=_CONTRAST_IMAGES, seed=seed), recipe)]
+    seed, most = derived_seed("contrast", task.study.seed, task.profile.site), _CONTRAST_IMAGES
+    made: list[Markup] = []
+    if recipe.remove:
+        made.append(removal_section(removal_of(records, recipe, most=most, seed=seed), recipe))
+    if is_enhanced(recipe):
+        made.append(contrast_section(effect_of(records, recipe, most=most, seed=seed), recipe))
+    return made
 
 
 def _evaluated(bench: _Bench, parts: dict[Part, PartFeatures], begun: float) -> Evaluated:

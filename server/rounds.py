@@ -373,12 +373,16 @@ class Coordinator:
         records = self.registry.all()
         seen = {site: self.receipts.get(PublicKey.read(records[site].signing_key)) for site in nodes if site in records}
 
+        asks = kind == "prepare" and self.study.counts_shared_images
+        keys = {site: records[site].signing_key for site in self.expected if asks and site in self.exchange.admitted()}
+
         def instruct(site: str, issued: int, expires: int) -> Instruction:
             return Instruction(
                 kind=kind, run=self.folder.run_id(), site=site, round=number, issued=issued, expires=expires,
                 study=study, study_digest=self.study.digest(), model_digest=digest,
                 manifest_digest=self.start.manifest.digest(), previous=previous, compare_with=compare_with,
                 receipt=seen.get(site), release=self.release,
+                peers={one: key for one, key in keys.items() if one != site},
             )  # fmt: skip
 
         for site in sorted(nodes):

@@ -15,7 +15,7 @@ from shared.errors import InstructionError
 from shared.release import Release
 from shared.results import Evaluated, Prepared, Refused, SiteHello, Trained
 from shared.schema import Name, Sha256, Strict
-from shared.signing import PublicKey, SigningKey, payload_digest, seal, unseal
+from shared.signing import KeyText, PublicKey, SigningKey, payload_digest, seal, unseal
 
 Kind = Literal["prepare", "train", "evaluate"]
 
@@ -59,6 +59,10 @@ class Instruction(Strict):
     )
     receipt: Receipt | None = Field(
         default=None, description="the newest entry of the site's ledger that the coordinator has seen"
+    )
+    peers: dict[Name, KeyText] = Field(
+        default={},
+        description="prepare: signing keys of the run's other sites, where the study asks how many images two sites both hold",
     )
     release: Release = Field(description="the coordinator's")
 

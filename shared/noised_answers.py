@@ -12,6 +12,8 @@ def exact_in_preparation(prepared: Prepared) -> list[str]:
         "parts": prepared.parts,
         "left_out": prepared.left_out is not None,
         "unreadable": prepared.unreadable is not None,
+        "copies": prepared.copies is not None,
+        "tags": prepared.tags,
         "baseline": prepared.baseline,
         "seconds": prepared.seconds,
     }

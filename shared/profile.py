@@ -19,7 +19,7 @@ from shared.schema import Name, Strict
 from shared.yaml_source import read_yaml, validate
 
 #: Groups of figures that a hospital can keep to itself.
-Output = Literal["network", "svm", "baseline", "gain", "classes", "histogram", "descriptors"]
+Output = Literal["network", "svm", "baseline", "gain", "classes", "histogram", "descriptors", "shared_images"]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -120,7 +120,8 @@ class Policy(Strict):
         default_factory=lambda: list(get_args(Output)),
         description="which figures may leave besides counts: `network` and `svm` (figures of each head; without `network` no evaluation "
         "leaves), `baseline` (the round-0 model's), `gain` (final minus round 0), `classes` (figures by class), `histogram` (of scores), "
-        "`descriptors` (figures of lesion descriptors)",
+        "`descriptors` (figures of lesion descriptors), "
+        "`shared_images` (tags by which images that two hospitals both hold are counted)",
     )
 
 

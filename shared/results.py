@@ -13,6 +13,11 @@ from shared.schema import Name, Sha256, Strict
 
 Head = Literal["network", "svm"]
 Count = Annotated[int, Field(ge=0)]
+#: Length of one tag of an image, by which the coordinator counts images that two sites both hold (`client.duplicate_tags`).
+TAG_BYTES = 8
+Tags = Annotated[
+    str, Field(pattern=r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$", max_length=20_000_000)
+]
 
 #: Metrics of one head, in the order of the tables. For two classes sensitivity, specificity, precision and F1 are of the positive
 #: class; for more classes so too (one against the rest), and `auc` is the mean of the one-against-rest AUCs.
@@ -235,6 +240,13 @@ class PartCounts(Strict):
     by_class: list[Count]
 
 
+class CopiesLeftOut(Strict):
+    """How many images take no part because another of the hospital's images shows the same."""
+
+    copies: Count = Field(description="of which another copy takes part")
+    contradicting: Count = Field(description="of which none does, as the copies' classes differ")
+
+
 class Prepared(Strict):
     """A site's answer to PREPARE (round 0): how much it has, and that it holds the same model."""
 
@@ -243,6 +255,14 @@ class Prepared(Strict):
         description="records whose label is in no class, or that select leaves out; None in a private run"
     )
     unreadable: Count | None = Field(description="None in a private run")
+    copies: CopiesLeftOut | None = Field(
+        default=None, description="None where the study does not ask (data.duplicates), and in a private run"
+    )
+    tags: dict[Name, Tags] = Field(
+        default={},
+        description="by other site: keyed tags of this site's images, for the count of images that both hold; none unless the study asks "
+        "(data.duplicates.across)",
+    )
     synthetic: bool
     patient_stand_in: str | None
     external: bool = Field(default=False, description="the site never trains: it tests the final model, by its profile")

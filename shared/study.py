@@ -158,6 +158,11 @@ class Study(Strict):
         kept = self.federation.keep_updates
         return kept if kept is not None else self.privacy is not None
 
+    @property
+    def counts_shared_images(self) -> bool:
+        """Whether it asks how many images two hospitals both hold."""
+        return self.data.duplicates is not None and self.data.duplicates.across == "report"
+
     def to_data(self) -> dict[str, Any]:
         """The study as plain JSON values, defaults filled in."""
         return self.model_dump(mode="json", by_alias=True)

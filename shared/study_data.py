@@ -72,6 +72,29 @@ class Split(Strict):
         return {"train": rest * self.train, "validation": rest * self.validation, "test": 1.0 / self.folds.of}
 
 
+class Duplicates(Strict):
+    """Copies of one image under several names, patients or labels, told by perceptual hash (256-bit pHash) of the whole image."""
+
+    distance: int | None = Field(
+        default=20,
+        ge=0,
+        le=64,
+        description="images of one hospital are copies where their hashes differ in no more bits, directly or through others; one copy "
+        "stays, none where their classes differ; null: all stay",
+    )
+    across: Literal["none", "report"] = Field(
+        default="none",
+        description="report: how many images each two hospitals both hold (64-bit pHash equal), counted by the coordinator from keyed "
+        "tags; they all stay",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Duplicates:
+        if self.distance is None and self.across == "none":
+            raise ValueError("distance is null and across is none, so nothing is asked for: leave duplicates out")
+        return self
+
+
 class Data(Strict):
     """Which records of a hospital's holding take part."""
 
@@ -86,3 +109,4 @@ class Data(Strict):
         "that class out there and say so (never the positive class)",
     )
     split: Split = Split()
+    duplicates: Duplicates | None = Field(default=None, description="None: copies are not looked for")

@@ -72,20 +72,32 @@ image lacks counts as 0. It depends on that image alone, so descriptors may stan
 clipped and noised. Figures of each descriptor leave in plain studies only (none of fewer test images than the minimum cell); where counts
 leave with noise, they stay in the hospital's own page.
 
+# Copies of one image
+
+With `data.duplicates: {}` each hospital looks for images that it holds more than once, under other names, patients or labels: saved again,
+scaled, or with other marks on them. They are told by perceptual hash, `distance` of 256 bits apart at most (or copies of a copy). One of
+them takes part, the one whose key comes first; none does where their classes differ: those are named in the hospital's log. Who is in which
+part is decided before, so nobody else changes part, and `data.balanced` may draw an image that is left out afterwards. What was left out is
+counted in the report. With `across: report` the report also says how many images each two hospitals both hold, which nobody can look up
+([how, and what each learns](decisions/0013-duplicates-across-hospitals.md)); none of these is left out. The distance was measured (same
+page): 20 keeps different lesions of a dermoscopy collection apart and finds the copies in BUSI.
+
 # What becomes of the pixels
 
-In this order, the first five once for the cache, the others for each batch on the device:
+In this order, the first seven once for the cache, the others for each batch on the device:
 
-1. `region`, `margin`: the square that is cut out
-2. `intensity`: to [0, 1]
-3. `size`: resampling
-4. `denoise`: `median`, `bilateral` or `nlm`
-5. `clahe`: equalisation of local contrast
-6. `augmentation`, of training images only: flips, turns and movement, then distortion, blur, brightness and contrast, then black squares
-7. `normalise` by public constants, or `layer_normalise` by each image's own mean and deviation
+1. `remove: [borders, vignette]`: the image is cut to what it shows, and its masks alike
+2. `region`, `margin`: the square that is cut out
+3. `intensity`: to [0, 1]
+4. `remove: [hair, ruler]`: thin dark lines are filled from the skin beside them, at 512 pixels a side at most
+5. `size`: resampling
+6. `denoise`: `median`, `bilateral` or `nlm`
+7. `clahe`: equalisation of local contrast
+8. `augmentation`, of training images only: flips, turns and movement, then distortion, blur, brightness and contrast, then black squares
+9. `normalise` by public constants, or `layer_normalise` by each image's own mean and deviation
 
 Each step looks at one image alone, so that all of it may stand in a private study. `consilium-site contrast PROFILE --study STUDY` measures
-what 4 and 5 do to a hospital's images; the hospital's own page of a run has the same table. CLAHE raises noise with everything else, and a
+what 6 and 7 do to a hospital's images; the hospital's own page of a run has the same table. CLAHE raises noise with everything else, and a
 calcification that was bright against a dark breast can lose against surroundings that were raised too: look before you ask for it.
 
 # The lesion's mask as one more plane
@@ -169,6 +181,7 @@ patient would change about others where no noise covers it, and is refused, a se
 | `model.norm` | `group` | batch norm mixes the patients of a batch, and its running statistics would leave |
 | `data.balanced` | left out | who is drawn depends on how many others there are |
 | `data.scarce_classes` | `refuse` | with `leave_out` one patient decides about a whole class |
+| `data.duplicates` | left out | an image takes part or not for the sake of another patient; counts of common images have no noise |
 | `data.split.division` | `by_patient` | each patient's part is a keyed hash of the id alone, so shares are met on average only |
 | `training.class_weights` | `none` | balanced weights come from private class counts |
 | `training.focal.alpha` | not `balanced` | the same counts; public weights by class name are in order |

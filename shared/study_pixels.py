@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shared.schema import Strict
 from shared.study_mask import AnnotatedMask, MaskSource, PredictedMask
@@ -39,6 +39,10 @@ class Normalise(Strict):
     std: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, max_length=3)
 
 
+#: What `preprocessing.remove` can name, in the order in which it is kept.
+Removed = Literal["borders", "vignette", "hair", "ruler"]
+
+
 class Preprocessing(Strict):
     """From an image file to a (channels, size, size) array in [0, 1], and a plane of the lesion's mask; done once, into the cache."""
 
@@ -52,6 +56,11 @@ class Preprocessing(Strict):
         default="bit_depth",
         description="what maps pixels to [0, 1]: the region's 0.5th and 99.5th percentiles, or the stored bit depth",
     )
+    remove: tuple[Removed, ...] = Field(
+        default=(),
+        description="of each image by itself: borders (black bars) and vignette (dark corners of a round field of view) are cut off before "
+        "anything else is done; hair and ruler (its marks) are filled from the skin around, before the image is resized",
+    )
     denoise: Literal["none", "median", "bilateral", "nlm"] = Field(
         default="none", description="of the resized image: 3 x 3 median, bilateral, or non-local means; before CLAHE"
     )
@@ -63,6 +72,18 @@ class Preprocessing(Strict):
         discriminator="source",
         description="the lesion's mask as one more plane, 0 or 1, behind the image's channels; None: no such plane",
     )
+
+    @field_validator("remove")
+    @classmethod
+    def _one_order(cls, value: tuple[Removed, ...]) -> tuple[Removed, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"remove names something twice: {', '.join(value)}")
+        return tuple(one for one in get_args(Removed) if one in value)
+
+    @property
+    def crops(self) -> bool:
+        """Whether an image is cut to what it shows."""
+        return not {"borders", "vignette"}.isdisjoint(self.remove)
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:

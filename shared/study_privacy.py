@@ -82,6 +82,8 @@ def obstacles(study: Study) -> Iterator[str]:
         yield "data.balanced: who is drawn depends on how many others there are; a private study takes everybody"
     if study.data.scarce_classes != "refuse":
         yield "data.scarce_classes: leave_out lets one patient decide about a whole class; a private study keeps all classes"
+    if study.data.duplicates is not None:
+        yield "data.duplicates: whether an image takes part depends on other patients' images; a private study takes all; leave it out"
     if study.data.split.division != "by_patient":
         yield "data.split.division: official parts are not a function of each patient's id alone; use by_patient"
     training = study.training

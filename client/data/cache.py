@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,8 @@ from client.data.packs import (
     remove_pack,
     write_pack,
 )
-from client.data.pixel_digests import PixelDigests, forget_pixels
+from client.data.perceptual_hash import PERCEPTUAL
+from client.data.pixel_digests import PIXELS, PixelDigests, forget_pixels
 from client.data.records import Problem, Record
 from client.data.source_digests import forget_sources, source_digests
 from shared.canonical import digest
@@ -58,13 +59,15 @@ class ImageStore:
     `images` is a read-only memory map (N, C, H, W), uint8 (0..255 for [0, 1]) or float16 in [0, 1]; C is 1 where all images
     are grey, else 3; where the recipe has a mask it is `recipe.planes`, the mask last. `readable` (N,) is False, and the row all 0,
     where the image could not be read. `pixels` are digests of what the image files show (`client.data.pixel_digests`), whatever the
-    recipe; empty where nothing is known.
+    recipe; empty where nothing is known. `hashes` are their perceptual hashes (`client.data.perceptual_hash`), empty where none were
+    asked for.
     """
 
     images: NDArray[Any]
     readable: NDArray[np.bool_]
     problems: tuple[Problem, ...]
     pixels: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,11 +79,12 @@ def prepare_store(
     folder: Path,
     *,
     unreadable: Literal["stop", "skip"],
+    hashes: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
     segmenter: MakeSegmenter | None = None,
 ) -> ImageStore:
-    """The prepared images of `records`, out of the cache in `folder` as far as they are there.
+    """The prepared images of `records`, out of the cache in `folder` as far as they are there; with perceptual hashes if asked for.
 
     `progress(done, all)` counts records. `segmenter` makes the network where the recipe's masks are predicted, and is called only where an
     image must be prepared; what it raises goes through. A process that finds another at work waits and uses what that one made. Raises
@@ -93,7 +97,7 @@ def prepare_store(
     with locked(folder):
         try:
             contents, files = _contents(folder, records, recipe, workers)
-            known = PixelDigests(folder)
+            known = PixelDigests(folder, (PIXELS, PERCEPTUAL) if hashes else (PIXELS,))
             name = digest([[record.key, content] for record, content in zip(records, contents, strict=True)])[:16]
             pack = open_pack(place, name)
             if pack is None:
@@ -115,8 +119,8 @@ def prepare_store(
         (place / f"{name}.json").touch()
     if progress is not None:
         progress(len(records), len(records))
-    pixels = tuple(known.of(file) or "" for file in files)
-    return _store(pack, records, unreadable, pixels)
+    store = _store(pack, records, unreadable, tuple(known.of(file) or "" for file in files))
+    return replace(store, hashes=tuple(known.of(file, PERCEPTUAL) or "" for file in files)) if hashes else store
 
 
 def forget_records(folder: Path, records: Collection[str], files: Collection[Path] | None) -> None:
@@ -131,7 +135,9 @@ def forget_records(folder: Path, records: Collection[str], files: Collection[Pat
         return
     with locked(folder):
         try:
-            forget_pixels(folder, files)  # first: which contents these files have is known until they are forgotten
+            forget_pixels(
+                folder, files, (PIXELS, PERCEPTUAL)
+            )  # first: which contents these files have is known until they are forgotten
             forget_sources(folder, files)
             for place in (child for child in folder.iterdir() if child.is_dir()):
                 discard_parts(place)
@@ -148,8 +154,10 @@ def recipe_key(recipe: Preprocessing) -> str:
     libraries = [*_DECODERS]
     if is_enhanced(recipe):
         libraries.append("scikit-image")
+    if recipe.remove:
+        libraries += ["scikit-image", "scipy"]
     if isinstance(recipe.mask, PredictedMask):
-        libraries += ["scikit-image", "torch"]  # the segmentation study may denoise or equalise where this one does not
+        libraries += ["scikit-image", "scipy", "torch"]  # the segmentation study may do what this one does not
     versions = {name: importlib.metadata.version(name) for name in libraries}
     return digest({"recipe": recipe_digest(recipe), "decoders": versions})
 

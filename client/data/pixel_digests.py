@@ -2,15 +2,17 @@
 
 pixels.json in the cache folder   the file's SHA-256 -> the digest of its pixels, so that no image is decoded for it a second time
 
-A copy with one other pixel is another image. Nothing here depends on a study's preprocessing.
+Other things that are told from pixels alone (`Kind`) are remembered in the same way, each in a file of its own. A copy with one other
+pixel is another image. Nothing here depends on a study's preprocessing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,26 +49,42 @@ def pixel_digest(pixels: Pixels) -> str:
     return found.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Something that is told from decoded pixels: `of` says what, and the file `name` of the cache folder remembers it."""
+
+    name: str
+    format: str
+    of: Callable[[Pixels], str]
+
+
+PIXELS = Kind(_NAME, _FORMAT, pixel_digest)
+
+
 class PixelDigests:
-    """What is known of the files whose SHA-256 is given; the cache's lock is held."""
+    """What is known of the files whose SHA-256 is given; the cache's lock is held. What is told beside the digests, `kinds` say."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / _NAME
-        self._known = _remembered(self._path)
-        self._changed = False
+    def __init__(self, folder: Path, kinds: Sequence[Kind] = (PIXELS,)) -> None:
+        self._folder = folder
+        self._known = {kind: _remembered(folder / kind.name, kind.format) for kind in kinds}
+        self._changed: set[Kind] = set()
 
-    def of(self, file: str | None) -> str | None:
+    def of(self, file: str | None, kind: Kind = PIXELS) -> str | None:
         """None where it is not known."""
-        return self._known.get(file) if file is not None else None
+        return self._known[kind].get(file) if file is not None else None
 
     def noting(self, file: str | None) -> Callable[[Pixels], None] | None:
         """What to call with the pixels when `file` is decoded; None where nothing is to be learned."""
-        if file is None or file in self._known:
+        if file is None:
+            return None
+        missing = [kind for kind, known in self._known.items() if file not in known]
+        if not missing:
             return None
 
         def note(pixels: Pixels) -> None:
-            self._known[file] = pixel_digest(pixels)
-            self._changed = True
+            for kind in missing:
+                self._known[kind][file] = kind.of(pixels)
+                self._changed.add(kind)
 
         return note
 
@@ -80,38 +98,39 @@ class PixelDigests:
                 except UnreadableImageError:
                     return
 
-        missing = {file: path for file, path in files if file not in self._known}
+        missing = {file: path for file, path in files if self.noting(file) is not None}
         with ThreadPoolExecutor(max(workers, 1)) as pool:
             list(pool.map(decode, missing.keys(), missing.values()))
 
     def write(self) -> None:
         """Raises OSError."""
-        if self._changed:
-            _write(self._path, self._known)
-            self._changed = False
+        for kind in self._changed:
+            _write(self._folder / kind.name, kind.format, self._known[kind])
+        self._changed.clear()
 
 
-def forget_pixels(folder: Path, files: Collection[Path] | None) -> None:
+def forget_pixels(folder: Path, files: Collection[Path] | None, kinds: Sequence[Kind] = (PIXELS,)) -> None:
     """Know nothing of these files' pixels any more, or of none at all. Raises OSError."""
-    path = folder / _NAME
-    if files is None:
-        path.unlink(missing_ok=True)
-        return
-    known = _remembered(path)
-    gone = known.keys() & set(source_digests(folder, files).values())
-    if gone:
-        _write(path, {file: digest for file, digest in known.items() if file not in gone})
+    whose = set(source_digests(folder, files).values()) if files is not None else set()
+    for kind in kinds:
+        path = folder / kind.name
+        if files is None:
+            path.unlink(missing_ok=True)
+            continue
+        known = _remembered(path, kind.format)
+        if known.keys() & whose:
+            _write(path, kind.format, {file: digest for file, digest in known.items() if file not in whose})
 
 
-def _write(path: Path, known: dict[str, str]) -> None:
+def _write(path: Path, written_as: str, known: dict[str, str]) -> None:
     with written_whole(path) as stream:
-        stream.write(json.dumps({"format": _FORMAT, "files": known}).encode())
+        stream.write(json.dumps({"format": written_as, "files": known}).encode())
 
 
-def _remembered(path: Path) -> dict[str, str]:
+def _remembered(path: Path, written_as: str) -> dict[str, str]:
     try:
         stored = json.loads(path.read_bytes())
-        if stored["format"] != _FORMAT:
+        if stored["format"] != written_as:
             return {}
         return {str(file): str(digest) for file, digest in stored["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

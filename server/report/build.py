@@ -33,6 +33,7 @@ from server.report.schema import (
     SiteRoundTiming,
     WeightedFigures,
 )
+from server.report.shared_images import shared_images
 from server.run_folder import RunFolder
 from server.site_ledgers import ledgers_of
 from shared.metrics import pooling
@@ -73,6 +74,9 @@ def build_report(folder: RunFolder) -> Report:
         if final and study.evaluation.release is None
         else {},
         rounds=[_round(record) for record in rounds],
+        shared_images=shared_images(prepared, minimum_cell=study.evaluation.minimum_cell)
+        if study.counts_shared_images
+        else None,
         privacy=privacy_report(study, names, rounds, ledgers_of(folder)) if study.privacy is not None else None,
         study=study.to_data(),
     )
@@ -152,6 +156,7 @@ def _data(prepared: Prepared) -> DataReport:
         parts=dict(prepared.parts),
         left_out=prepared.left_out,
         unreadable=prepared.unreadable,
+        copies=prepared.copies,
         synthetic=prepared.synthetic,
         patient_stand_in=prepared.patient_stand_in,
         external=prepared.external,

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from server.report.schema_privacy import PrivacyReport
 from shared.profile import ArtificialPart
-from shared.results import Count, Difference, MaskGain, PartCounts, SvmChoice
+from shared.results import CopiesLeftOut, Count, Difference, MaskGain, PartCounts, SvmChoice
 from shared.run_records import Miss, RoundTiming, State
 from shared.schema import Strict
 from shared.study_task import Kind
@@ -287,6 +287,14 @@ class Baseline(Strict):
     masks: MaskReport | None = None
 
 
+class SharedImages(Strict):
+    """How many images two hospitals both hold: such with equal 64-bit perceptual hashes, among those that take part."""
+
+    sites: tuple[str, str]
+    images: Count | None = Field(description="null where there are some, but fewer than may be told")
+    fewer_than: int | None = Field(description="the study's minimum cell, where the count is below it and not 0")
+
+
 class DataReport(Strict):
     """What a hospital brought."""
 
@@ -297,6 +305,10 @@ class DataReport(Strict):
         description="records whose label is in no class of the study, or that its selection leaves out; null in a private run"
     )
     unreadable: Count | None = Field(description="image files that could not be read; null in a private run")
+    copies: CopiesLeftOut | None = Field(
+        default=None,
+        description="images that take no part because the hospital holds them more than once; null where the study does not ask",
+    )
     synthetic: bool = Field(description="whether the hospital declared its data synthetic")
     patient_stand_in: str | None = Field(
         description="the id that stands in for the patient, where the data has no patient id; null where it has"
@@ -449,6 +461,9 @@ class Report(Strict):
         description="by name, of the final model; none in a study without descriptors, and where only noised counts left",
     )
     rounds: list[RoundReport]
+    shared_images: list[SharedImages] | None = Field(
+        default=None, description="by two hospitals; null where the study does not ask (data.duplicates.across)"
+    )
     privacy: PrivacyReport | None = Field(
         description="null for a plain study: nothing bounds what it says of a patient"
     )

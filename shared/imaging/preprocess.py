@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from PIL import Image
 
 from shared.canonical import digest
 from shared.imaging.enhancement import enhanced
+from shared.imaging.field_of_view import shown
 from shared.imaging.files import read_image
+from shared.imaging.markings import LONGEST_SIDE, without_markings
 from shared.imaging.masks import Box, Mask, bounding_box, resized_mask, union_of_masks
 from shared.imaging.pixels import Pixels, unreadable
 from shared.study_mask import PredictedMask
@@ -44,6 +47,8 @@ def recipe_digest(recipe: Preprocessing) -> str:
         values["mask"] = {"model": recipe.mask.weights.sha256, "threshold": recipe.mask.threshold}
     elif recipe.mask is not None:
         values["mask"] = recipe.mask.source
+    if not recipe.remove:
+        del values["remove"]  # what was cached before the key was there still stands
     return digest({"version": PREPROCESSING_VERSION, "recipe": values})
 
 
@@ -77,6 +82,7 @@ def prepare(
     if seen is not None:
         seen(pixels)
     marked = _marked(image, masks, pixels, recipe) if recipe.masks_needed_by else None
+    pixels, marked = shown(pixels, marked, recipe)
     square = _region(marked, pixels, recipe)
     small = enhanced(_levels(pixels, square, recipe), recipe)
     planes = small[None] if small.ndim == 2 else np.moveaxis(small, 2, 0)
@@ -91,11 +97,15 @@ def prepare(
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """An image in the network's frame before denoising and CLAHE: `levels` (S, S) or (S, S, 3) in [0, 1], `mask` (S, S)."""
+    """An image in the network's frame before denoising and CLAHE: `levels` (S, S) or (S, S, 3) in [0, 1], `mask` (S, S).
+
+    `kept` is the share of its area that is left where black borders or a vignette were cut off.
+    """
 
     levels: NDArray[np.float32]
     mask: Mask | None
     bits: int
+    kept: float = 1.0
 
 
 def unenhanced(
@@ -109,17 +119,23 @@ def unenhanced(
     pixels = read_image(image)
     wanted = recipe.region == "finding" or (with_mask and masks)
     marked = _marked(image, masks, pixels, recipe) if wanted else None
+    area = math.prod(pixels.size)
+    pixels, marked = shown(pixels, marked, recipe)
     square = _region(marked, pixels, recipe)
     mask: Mask | None = None
     if with_mask and marked is not None:
         inside = padded(cut(marked, square).astype(np.float32), pixels.size, square)
         mask = resized_mask(inside > 0, (recipe.size, recipe.size))
-    return Plain(_levels(pixels, square, recipe), mask, pixels.bits)
+    return Plain(_levels(pixels, square, recipe), mask, pixels.bits, math.prod(pixels.size) / area)
 
 
 def _levels(pixels: Pixels, square: Square, recipe: Preprocessing) -> NDArray[np.float32]:
-    levels = unit_intensities(cut(pixels.array, square), pixels.bits, recipe.intensity)
-    small = resized(padded(levels, pixels.size, square), recipe.size)
+    inside = unit_intensities(cut(pixels.array, square), pixels.bits, recipe.intensity)
+    levels = padded(inside, pixels.size, square)
+    if {"hair", "ruler"} & set(recipe.remove):
+        # A hair is some pixels wide in an image of this size, and time does not grow with the camera.
+        levels = without_markings(resized(levels, min(square.side, max(LONGEST_SIDE, recipe.size))), recipe)
+    small = resized(levels, recipe.size)
     if small.ndim == 3 and recipe.channels == 1:
         small = small @ _LUMA
     return np.clip(small, 0.0, 1.0)
@@ -134,7 +150,8 @@ def prepare_mask(image: Path, masks: Sequence[Path], recipe: Preprocessing) -> N
     if not masks:
         raise ValueError("Expected argument `masks` to hold a file, but got none")
     pixels = read_image(image)
-    marked = union_of_masks(masks, pixels.size)
+    pixels, found = shown(pixels, union_of_masks(masks, pixels.size), recipe)
+    marked = np.asarray(found)
     return _share(marked, _region(marked, pixels, recipe), recipe.size)
 
 

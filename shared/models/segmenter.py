@@ -83,6 +83,12 @@ def segmenter_of(
             f"{_KEY}: {weights.file}: study {study.name} was trained on squares around findings, but the study that names it prepares "
             "whole images; use region: finding, or weights that were trained on whole images"
         )
+    own, its = (sorted({"borders", "vignette"} & set(one.remove)) for one in (recipe, study.preprocessing))
+    if own != its:
+        raise WeightsError(
+            f"{_KEY}: {weights.file}: study {study.name} was trained on images from which {', '.join(its) or 'nothing'} was cut off, "
+            f"but the study that names it cuts off {', '.join(own) or 'nothing'}; preprocessing.remove must name the same of borders and vignette"
+        )
     where = device or torch.device("cpu")
     found = NetworkSegmenter(network.eval().to(where), study.preprocessing.model_copy(update={"mask": None}), where)
     _require_mask(found, study, weights)

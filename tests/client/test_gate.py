@@ -547,6 +547,7 @@ def changed_preparation(**changes: Any) -> Result:
         changed_preparation(external=True),
         changed_preparation(artificial_part=ArtificialPart(index=0, of=2)),
         changed_preparation(frozen_digest=PATIENT),
+        changed_preparation(tags={"bertha": "AAAAAAAAAAA="}),
         changed_preparation(memory_format=PATIENT),
         changed_preparation(parts={PATIENT: prepared_answer().parts["train"]}),
     ],

@@ -47,6 +47,7 @@ def values(*key: str, to: Any = None) -> dict[str, Any]:
         (("model", "norm"), "batch"),
         (("data", "balanced"), {"per_class": 5, "if_fewer": "refuse"}),
         (("data", "scarce_classes"), "leave_out"),
+        (("data", "duplicates"), {"distance": 4}),
         (("data", "split"), {"division": "official"}),
         (("training", "class_weights"), "balanced"),
         (("training", "precision"), "bf16"),
