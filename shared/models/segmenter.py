@@ -87,7 +87,8 @@ def segmenter_of(
     if own != its:
         raise WeightsError(
             f"{_KEY}: {weights.file}: study {study.name} was trained on images from which {', '.join(its) or 'nothing'} was cut off, "
-            f"but the study that names it cuts off {', '.join(own) or 'nothing'}; preprocessing.remove must name the same of borders and vignette"
+            f"but the study that names it cuts off {', '.join(own) or 'nothing'}; "
+            "preprocessing.remove must name the same of borders and vignette"
         )
     where = device or torch.device("cpu")
     found = NetworkSegmenter(network.eval().to(where), study.preprocessing.model_copy(update={"mask": None}), where)
