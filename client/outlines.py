@@ -1,16 +1,32 @@
-"""The outlines of a true and a found mask, drawn on their image."""
+"""Masks drawn upon their images as outlines, for people's eyes in the hospital."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.study_pixels import Preprocessing
+
+#: Turquoise stands out from skin, from grey tissue, and from the colours of heat.
+MASK_COLOUR = (0.0, 0.9, 0.8)
 #: Pixels a side that a picture has at least; smaller images are enlarged by a whole factor.
 SIDE = 256
 TRUE_COLOUR = (0.20, 0.85, 1.0)
 FOUND_COLOUR = (1.0, 0.80, 0.10)
 #: Pixels of the enlarged picture that a dash of the found outline is long.
 _DASH = 6
+
+
+def shown(stored: NDArray[Any], recipe: Preprocessing) -> NDArray[np.float32]:
+    """A row of the image cache as a picture (C, S, S) in [0, 1], C of 1 or 3; in colour, with the mask's outline, where there is one."""
+    planes = np.asarray(stored, dtype=np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
+    if recipe.mask is None:
+        return planes
+    picture = np.array(np.broadcast_to(planes[:-1], (3, *planes.shape[1:])), dtype=np.float32)
+    picture[:, _outline(planes[-1] >= 0.5, 1)] = np.array(MASK_COLOUR, dtype=np.float32)[:, None]
+    return picture
 
 
 def outlined(image: NDArray[np.float32], truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -29,15 +45,15 @@ def outlined(image: NDArray[np.float32], truth: NDArray[np.bool_], found: NDArra
         (truth, TRUE_COLOUR, True),
         (found, FOUND_COLOUR, ((rows + columns) // _DASH) % 2 == 0),
     ):
-        line = _outline(np.kron(mask, large)) & kept
+        line = _outline(np.kron(mask, large), 2) & kept
         picture[:, line] = np.array(colour, dtype=np.float32)[:, None]
     return picture
 
 
-def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of the mask within two of its edge; the border of the image is an edge too."""
+def _outline(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Pixels of the mask within `width` of its edge; the border of the image is an edge too."""
     inner = mask
-    for _ in range(2):
+    for _ in range(width):
         around = np.pad(inner, 1)
         inner = inner & around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
     return np.asarray(mask & ~inner, dtype=np.bool_)

@@ -74,12 +74,19 @@ class Augmentation(Strict):
         default=1.0, description="of an image to be rotated, translated and scaled; flips and turns have their own"
     )
     tone_probability: Probability = Field(default=1.0, description="of an image to change in brightness and contrast")
+    validation: bool = Field(
+        default=False,
+        description="validation images are changed too, by the same draws in every round (as in SkinNet's papers); test images never are",
+    )
     distortion: Distortion | None = None
     blur: Blur | None = None
     cutout: Cutout | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Augmentation:
+        changes = {name: field for name, field in type(self).model_fields.items() if name != "validation"}
+        if self.validation and all(getattr(self, name) == field.default for name, field in changes.items()):
+            raise ValueError("validation is true, but nothing is changed: give what changes images, or leave it out")
         if self.movement_probability != 1 and not (self.rotation_degrees or self.translate or self.scale):
             raise ValueError("movement_probability needs rotation_degrees, translate or scale")
         if self.tone_probability != 1 and not (self.brightness or self.contrast):

@@ -27,10 +27,11 @@ class Batches:
     (`shared.models.inputs`), where M is not 0. labels: (B,) int64 on `device`, or (B, 1 + descriptors) where those that were given have
     such rows.
 
-    With `generator` (a CPU generator) the order is shuffled anew in each epoch and `augmentation` is applied; without it rows come in
+    With `generator` (a CPU generator) the order is shuffled anew in each epoch (unless `shuffle` is False) and `augmentation` is applied;
+    without it rows come in
     the order of `indices`, unchanged. The same generator state gives the same batches, whatever the device.
 
-    With `generator`, a last batch of one single image joins the batch before it, because batch normalisation can't learn
+    Where it is shuffled, a last batch of one single image joins the batch before it, because batch normalisation can't learn
     from one image. Raises ValueError where an index is of no readable image, or an augmentation has no generator.
 
     There is no reading ahead in a thread: gathering a batch takes well under 1 % of its training step
@@ -50,6 +51,7 @@ class Batches:
         augmentation: Augmentation | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
         metadata: NDArray[np.float32] | None = None,
+        shuffle: bool = True,
     ) -> None:
         self._pixels: NDArray[np.uint8 | np.float16] = np.asarray(store.images)
         self._labels = torch.as_tensor(labels, dtype=torch.int64)
@@ -74,6 +76,7 @@ class Batches:
         self._recipe, self._batch_size = recipe, batch_size
         self._device, self._memory_format = torch.device(device), memory_format
         self._generator, self._augmentation = generator, augmentation
+        self._shuffled = generator is not None and shuffle
         constants = recipe.normalise
         self._mean: Tensor | None = None if constants is None else self._constant(constants.mean)
         self._std: Tensor | None = None if constants is None else self._constant(constants.std)
@@ -89,7 +92,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = self._indices
-        if self._generator is not None:
+        if self._shuffled:
             order = order[torch.randperm(len(order), generator=self._generator).numpy()]
         for start, stop in self._bounds():
             rows = order[start:stop]
@@ -103,7 +106,7 @@ class Batches:
     def _bounds(self) -> list[tuple[int, int]]:
         count = len(self._indices)
         starts = list(range(0, count, self._batch_size))
-        if self._generator is not None and len(starts) > 1 and count - starts[-1] == 1:
+        if self._shuffled and len(starts) > 1 and count - starts[-1] == 1:
             starts.pop()
         return list(pairwise([*starts, count]))
 

@@ -122,3 +122,25 @@ def test_what_cannot_be_meant_is_refused() -> None:
         Batches(held, [0] * 23, [23], recipe=RECIPE, batch_size=2)
     with pytest.raises(ValueError, match="needs a generator"):
         Batches(held, [0] * 23, [1], recipe=RECIPE, batch_size=2, augmentation=Augmentation(vertical_flip=0.5))
+
+
+def test_augmented_without_shuffling_the_rows_keep_their_order_and_the_seed_decides_the_rest() -> None:
+    held, spec = store(channels=3), Augmentation(horizontal_flip=1.0)
+    runs = []
+    for _ in range(2):
+        batches = Batches(
+            held,
+            range(23),
+            range(23),
+            recipe=RECIPE,
+            batch_size=11,
+            generator=seeded(3),
+            augmentation=spec,
+            shuffle=False,
+        )
+        got = list(batches)
+        assert [len(labels) for _, labels in got] == [11, 11, 1]
+        assert torch.cat([labels for _, labels in got]).tolist() == list(range(23))
+        runs.append(torch.cat([images for images, _ in got]))
+    torch.testing.assert_close(runs[0], torch.from_numpy(held.images[:, :, :, ::-1].astype(np.float32)) / 255)
+    assert torch.equal(runs[0], runs[1])

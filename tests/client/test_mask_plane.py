@@ -16,7 +16,7 @@ from client.data.batches import Batches
 from client.data.cache import ImageStore, forget_records, prepare_store, recipe_key
 from client.data.ham10000 import Ham10000
 from client.data.records import Record
-from client.mask_outline import outlined, shown
+from client.outlines import shown
 from shared.errors import UnreadableImageError
 from shared.imaging.preprocess import prepare, prepare_mask, recipe_digest
 from shared.models.segmenter import NetworkSegmenter
@@ -225,7 +225,7 @@ def test_pictures_show_the_edge_of_the_mask_and_nothing_of_its_plane() -> None:
     assert picture.shape == (3, 40, 40)
     edge = (picture != np.float32(0.2)).any(axis=0)
     assert (disc[0] > 0)[edge].all() and 0 < edge.sum() < (disc > 0).sum() / 2
-    everything = outlined(np.zeros((3, 5, 5), np.float32), np.ones((5, 5)))
+    everything = shown(np.concatenate((np.zeros((3, 5, 5), np.float32), np.ones((1, 5, 5), np.float32))), recipe())
     assert everything[1].astype(bool).sum() == 16, "where the mask reaches the border, its edge is the border"
     np.testing.assert_allclose(shown(stored[:1], recipe(None, channels=1)), np.float32(51) / np.float32(255))
 

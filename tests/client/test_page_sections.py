@@ -11,7 +11,7 @@ import pytest
 from test_contrast import written
 from test_page import Written
 
-from client import work
+from client import evaluation_work
 from client.page import write_page
 from client.site_folder import SiteFolder
 from shared.profile import load_profile
@@ -26,20 +26,20 @@ def bench_of(tmp_path: Path, preprocessing: dict[str, object]) -> Any:
 
 
 def test_a_study_with_clahe_has_the_section_and_another_has_none(tmp_path: Path) -> None:
-    (section,) = work._sections(cast(Any, bench_of(tmp_path / "with", {"clahe": {"tiles": 4}})))
+    (section,) = evaluation_work._sections(cast(Any, bench_of(tmp_path / "with", {"clahe": {"tiles": 4}})))
     assert "20 of 20 images" in section and "mean local contrast" in section
-    assert work._sections(cast(Any, bench_of(tmp_path / "without", {}))) == []
+    assert evaluation_work._sections(cast(Any, bench_of(tmp_path / "without", {}))) == []
 
 
 def test_where_the_data_is_gone_the_page_goes_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bench = bench_of(tmp_path, {"denoise": "median"})
     shutil.rmtree(tmp_path / "data")
-    assert work._sections(cast(Any, bench)) == []
+    assert evaluation_work._sections(cast(Any, bench)) == []
     assert "does not say what was done to the images" in caplog.text
 
 
 def test_the_section_stands_in_the_page_as_markup(tmp_path: Path) -> None:
-    sections = work._sections(cast(Any, bench_of(tmp_path / "hospital", {"clahe": {}, "size": 32})))
+    sections = evaluation_work._sections(cast(Any, bench_of(tmp_path / "hospital", {"clahe": {}, "size": 32})))
     made = Written(tmp_path)
     path = write_page(
         tmp_path, run="run-1", profile=made.profile, study=made.study, evaluated=made.evaluated, parts=made.parts, scores=made.scores,
