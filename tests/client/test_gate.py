@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import logging
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,17 @@ PROFILE = Profile.model_validate(
 
 COORDINATOR = new_key()
 MANIFEST_DIGEST = "1" * 64
-ISSUED = itertools.count(int(time.time() * 1000))
+
+
+def _moments() -> Iterator[int]:
+    """Ever later moments, none far from now: however late in a session a test runs, its instructions are fresh."""
+    last = 0
+    while True:
+        last = max(last + 1, int(time.time() * 1000))
+        yield last
+
+
+ISSUED = _moments()
 
 
 def site_folder(path: Path) -> SiteFolder:

@@ -154,7 +154,9 @@ def test_skinnet_has_the_papers_hyper_parameters_and_its_versions_differ_in_what
         assert (augmentation.distortion.probability, augmentation.blur.probability) == (0.3, 0.15)
         assert (augmentation.movement_probability, augmentation.tone_probability) == (0.25, 0.05)
         assert [stage.freeze[0] for stage in training.stages] == ["metadata", "features"]
-        assert study.preprocessing.size == 224 and len(study.task.classes) == 8
+        assert study.preprocessing.size == 224 and len(study.task.classes) == 9 and study.augmentation.validation
+        assert study.preprocessing.remove and study.data.duplicates is not None
+        assert study.federation.keep_models is not None and study.federation.keep_models.every == 5
         plain = without(study.to_data(), "name", "title", "description", "model")
         for stage in plain["training"]["stages"]:
             del stage["freeze"]
