@@ -20,8 +20,9 @@ How close it must be:
   random numbers; their difference has a standard deviation of about 3 % of the width. Only of hospitals with at least 20 test
   images of each of two classes: with fewer, the draws take few values and an end may jump.
 
-Not recomputed: training itself, the intervals of pooled figures and gains, and the SVM's calibrated probabilities. For two
-classes these rank as the decision values do, of which the AUC is taken; for more the SVM's AUC is left out.
+Not recomputed: figures of masks (segmentation studies), training itself, the intervals of pooled figures and gains, and the SVM's
+calibrated probabilities. For two classes these rank as the decision values do, of which the AUC is taken; for more the SVM's AUC is left
+out.
 
 Exit status 0 where everything agrees, 1 where something does not, 2 where the run or the data can't be read.
 """
@@ -54,6 +55,7 @@ from client.data.records import Holding, Record
 from client.data.selection import choose
 from shared.models import build_network
 from shared.study import Study, study_from_data
+from shared.study_metadata import Category
 
 TOLERANCE = 0.001
 INTERVAL_TOLERANCE = 0.15
@@ -89,9 +91,13 @@ class Row:
 
 @dataclass
 class Part:
-    """Images of one part: prepared pixels (N, 3, S, S) in [0, 1], class indices (N,) and lesions (N,)."""
+    """Images of one part: prepared pixels (N, 3, S, S) of bytes, class indices (N,) and lesions (N,).
+
+    `beside` (N, P, S, S) are the planes that the network gets behind the image's: the lesion's mask, and metadata.
+    """
 
     pixels: Array
+    beside: Array
     labels: Array
     lesions: Array
 
@@ -132,11 +138,13 @@ def read_hospital(root: Path, study: Study) -> dict[str, Part]:
     )
     chosen = choose(study, Holding(records), minimum_patients=1)
     of_label = {label: at for at, name in enumerate(study.task.classes) for label in study.task.classes[name] or [name]}
+    about = {row["image_id"]: row for row in table.to_dict("records")}
     parts: dict[str, Part] = {}
     for name, rows in chosen.parts.items():
         mine = [chosen.records[row] for row in rows]
         parts[name] = Part(
             np.stack([prepared(one.image, one.masks, study) for one in mine]),
+            np.stack([planes_beside(one, study, about[one.key]) for one in mine]),
             np.array([of_label[one.label] for one in mine]),
             np.array([one.patient for one in mine]),
         )
@@ -156,8 +164,8 @@ def prepared(image: Path, masks: Sequence[Path], study: Study) -> Array:
     recipe = study.preprocessing
     if recipe.channels != 3 or recipe.intensity != "bit_depth":
         raise SystemExit("this script knows studies with 3 channels and intensity: bit_depth")
-    if recipe.clahe is not None or recipe.denoise != "none" or recipe.layer_normalise is not None:
-        raise SystemExit("this script knows no CLAHE, no denoising and no layer normalisation of the input")
+    if recipe.clahe is not None or recipe.denoise != "none" or recipe.layer_normalise is not None or recipe.remove:
+        raise SystemExit("this script knows no CLAHE, no denoising, no removal and no layer normalisation of the input")
     with Image.open(image) as opened:
         picture = opened.convert("RGB")
     width, height = picture.size
@@ -172,11 +180,44 @@ def prepared(image: Path, masks: Sequence[Path], study: Study) -> Array:
         top = _inside(int(first_row + last_row), side, height)
         left = _inside(int(first_column + last_column), side, width)
     values = np.asarray(picture.crop((left, top, left + side, top + side)), dtype=np.float32) / np.float32(255)
-    planes = [
-        np.asarray(Image.fromarray(np.ascontiguousarray(values[..., c])).resize((recipe.size,) * 2, Image.Resampling.BILINEAR))
-        for c in range(3)
-    ]  # fmt: skip
+    planes = [_smaller(values[..., c], recipe.size) for c in range(3)]
     return np.rint(np.clip(np.stack(planes), 0, 1) * 255).astype(np.uint8)
+
+
+def _smaller(plane: Array, size: int) -> Array:
+    picture = Image.fromarray(np.ascontiguousarray(plane))
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def planes_beside(record: Record, study: Study, row: Mapping[str, str]) -> Array:
+    """(P, S, S): the hospital's own mask of the whole image, and the metadata of HAM10000's table, written one after the other."""
+    size = study.preprocessing.size
+    planes: list[Array] = []
+    if study.preprocessing.mask is not None:
+        if study.preprocessing.region != "whole" or study.preprocessing.mask.source != "annotated":
+            raise SystemExit("this script knows the hospitals' own masks of whole images only")
+        marked = np.asarray(Image.open(record.masks[0]).convert("L")) > 0
+        side = max(marked.shape)
+        square = np.zeros((side, side), np.float32)
+        top, left = (side - marked.shape[0]) // 2, (side - marked.shape[1]) // 2
+        square[top : top + marked.shape[0], left : left + marked.shape[1]] = marked
+        planes.append((_smaller(square, size) >= 0.5).astype(np.float32))
+    told: list[float] = []
+    for one in study.metadata:
+        cell = row[one.name].strip().lower()
+        if isinstance(one, Category):
+            told += [1.0 if cell == value.lower() else 0.0 for value in one.values]
+        else:
+            told += (
+                [0.0, 0.0]
+                if cell == ""
+                else [float(np.clip((float(cell) - one.low) / (one.high - one.low), 0, 1)), 1.0]
+            )
+    if told:
+        plane = np.zeros(size * size, np.float32)
+        plane[: len(told)] = told
+        planes.append(plane.reshape(size, size))
+    return np.stack(planes) if planes else np.empty((0, size, size), np.float32)
 
 
 def _inside(doubled_centre: int, side: int, length: int) -> int:
@@ -213,6 +254,7 @@ def run_network(
                 images = (images - torch.tensor(constants.mean).view(-1, 1, 1)) / torch.tensor(constants.std).view(
                     -1, 1, 1
                 )
+            images = torch.cat((images, torch.from_numpy(part.beside[start : start + BATCH])), 1)
             logits.append(network(images.contiguous(memory_format=layout)).float())
     handle.remove()
     return torch.cat(caught).numpy(), torch.cat(logits).numpy()
