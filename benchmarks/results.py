@@ -30,6 +30,7 @@ from benchmarks.results_of_a_run import (
     table,
     what_was_run,
 )
+from benchmarks.results_of_masks import masks
 from server.report.published import papers
 from server.report.schema import Report
 
@@ -90,6 +91,7 @@ def page(runs: Sequence[Run], *, command: str, machine: str | None = None) -> st
             what_was_run(run.report, machine),
             data(run.report),
             by_hospital(run.report),
+            masks(run.report),
             pooled(run) if len(run.report.sites) > 1 else "",
             gain(run),
             beside_others(run.report, alone, elsewhere),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from server.report.schema import HeadReport, PooledHead, Report, SiteReport
 from shared.metrics import pooling
@@ -23,6 +23,7 @@ HEADS: tuple[tuple[HeadKey, str], ...] = (
 COLUMNS = ("auc", "balanced_accuracy", "sensitivity", "specificity", "accuracy")
 TITLES = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity", "specificity": "specificity",
           "accuracy": "accuracy"}  # fmt: skip
+PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 #: With fewer test images of a class than this the page says that the hospital's own figures can't be relied on.
 FEW = 10
 
@@ -71,11 +72,19 @@ def what_was_run(report: Report, machine: str | None) -> str:
     kinds = {" ".join(filter(None, (one.device, one.precision, one.memory_format))) for one in machines}
     attention = "" if model["attention"] == "none" else f" with {model['attention'].upper()}"
     preprocessing, size = study["preprocessing"], study["preprocessing"]["size"]
+    beside = [
+        *([f"mask of the lesion ({preprocessing['mask']['from']})"] if preprocessing.get("mask") else []),
+        *(one["name"] for one in study.get("metadata", [])),
+    ]
     region = "whole images" if preprocessing["region"] == "whole" else "the square around the lesion"
     recipe = [
         f"{training['optimiser']}, learning rate {training['learning_rate']:g} ({training.get('schedule', 'constant')})",
         *([f"batches of {training['batch_size']}"] if training["batch_size"] is not None else []),
-        f"class weights {training['class_weights']}",
+        _loss(training),
+        *(
+            f"{stage['rounds']} rounds with {', '.join(stage['freeze']) or 'nothing'} held"
+            for stage in training.get("stages", [])
+        ),
         f"updates weighed by {study['federation']['weighting']}",
         f"seed {study['seed']}",
     ]
@@ -91,7 +100,7 @@ def what_was_run(report: Report, machine: str | None) -> str:
         ),
         ("network", f"{model['name']}{attention}, {run.trained_parameters:,} trained parameters"),
         ("starting weights", _weights(model)),
-        ("input", f"{region}, {size} x {size} pixels"),
+        ("input", f"{region}, {size} x {size} pixels" + (f"; {', '.join(beside)}" if beside else "")),
         ("recipe", ", ".join(recipe)),
         ("time", time),
         ("machine", "; ".join([*([machine] if machine else []), "sites computed on " + ", ".join(sorted(kinds))])),
@@ -99,6 +108,14 @@ def what_was_run(report: Report, machine: str | None) -> str:
         ("code", f"digest `{run.code_digest[:16]}`"),
     ]
     return "### What was run\n\n" + table(("", ""), rows)
+
+
+def _loss(training: Mapping[str, Any]) -> str:
+    words = str(training["loss"]).replace("_", " ")
+    if training.get("focal"):
+        alpha = training["focal"]["alpha"]
+        words += f" (gamma {training['focal']['gamma']:g}, alpha {alpha if isinstance(alpha, str) else 'by class'})"
+    return f"loss {words}, class weights {training['class_weights']}"
 
 
 def _weights(model: Mapping[str, Any]) -> str:
@@ -111,11 +128,11 @@ def data(report: Report) -> str:
     rows = []
     for site, one in report.sites.items():
         if one.data is not None:
-            cells = [
-                f"{part.images} ({part.by_class[positive]} {report.positive_class})" for part in one.data.parts.values()
-            ]
+            held = [one.data.parts[part] for part in PARTS if part in one.data.parts]
+            cells = [f"{part.images} ({part.by_class[positive]} {report.positive_class})" for part in held]
             rows.append((site, *cells, sum(part.patients for part in one.data.parts.values())))
-    parts = next((tuple(one.data.parts) for one in report.sites.values() if one.data is not None), ())
+    held = next((one.data.parts for one in report.sites.values() if one.data is not None), {})
+    parts = [part for part in PARTS if part in held]
     stand_in = sorted(set(report.stand_ins.values()))
     unit = f"patients ({', '.join(stand_in)})" if stand_in else "patients"
     return "Images of each part, and how many of them are of the positive class:\n\n" + table(
@@ -125,11 +142,13 @@ def data(report: Report) -> str:
 
 def by_hospital(report: Report) -> str:
     rows = [
-        (_named(site, report), words, *_cells(found))
+        (named(site, report), words, *_cells(found))
         for site, one in report.sites.items()
         for key, words in HEADS
         if (found := getattr(one, key)) is not None
     ]
+    if not rows:
+        return ""
     missing = "".join(f"\n\n{miss.site} is missing: {miss.reason}." for miss in report.not_evaluated)
     about = f"Sensitivity and specificity are about {report.positive_class}."
     return (
@@ -153,7 +172,7 @@ def _confusions(report: Report) -> str:
             if found is not None:
                 hit, missed = found.confusion[positive][positive], found.confusion[positive][1 - positive]
                 alarm, passed = found.confusion[1 - positive][positive], found.confusion[1 - positive][1 - positive]
-                rows.append((_named(site, report), words, f"{hit} of {hit + missed}", f"{alarm} of {alarm + passed}"))
+                rows.append((named(site, report), words, f"{hit} of {hit + missed}", f"{alarm} of {alarm + passed}"))
     name, other = report.positive_class, report.classes[1 - positive]
     return "In counts:\n\n" + table(("hospital", "model", f"{name} found", f"{other} wrongly called {name}"), rows)
 
@@ -179,7 +198,7 @@ def pooled(run: Run) -> str:
     return f"### All hospitals together\n\n{table(titles, rows)}\n\n{how}" + (f"\n\n{errors}" if errors else "")
 
 
-def _named(site: str, report: Report) -> str:
+def named(site: str, report: Report) -> str:
     return f"{site} (external test)" if site in report.external_sites else site
 
 
@@ -190,10 +209,10 @@ def _titles(report: Report) -> list[str]:
 
 def _cells(head: HeadReport | PooledHead | pooling.PooledHead) -> list[str]:
     """The figures of COLUMNS, and for more than two classes the weighted F1, where it is known."""
-    cells = [_figure(getattr(head, name)) for name in COLUMNS]
+    cells = [figure(getattr(head, name)) for name in COLUMNS]
     if len(head.classes) > 2:
         over = getattr(head, "over_classes", None)
-        cells.append("-" if over is None else _figure(over.weighted.f1))
+        cells.append("-" if over is None else figure(over.weighted.f1))
     return cells
 
 
@@ -203,8 +222,8 @@ def _errors(words: str, head: PooledHead) -> list[str]:
         return []
     rare = "" if over.rare_errors is None else f", {over.rare_errors.value} of them over the rare classes"
     return [
-        f"- {words}: FP + FN over all classes {over.errors.value}{rare}; weighted specificity {_figure(over.weighted.specificity)}, "
-        f"precision {_figure(over.weighted.precision)}"
+        f"- {words}: FP + FN over all classes {over.errors.value}{rare}; weighted specificity {figure(over.weighted.specificity)}, "
+        f"precision {figure(over.weighted.precision)}"
     ]
 
 
@@ -220,11 +239,11 @@ def gain(run: Run) -> str:
         for place, head in places:
             if head is None or head.gain is None:
                 continue
-            shown_as = _named(place, run.report)
-            rows.append((shown_as, words, *(_signed(head.gain.get(name)) for name in ("auc", "balanced_accuracy"))))
+            shown_as = named(place, run.report)
+            rows.append((shown_as, words, *(signed(head.gain.get(name)) for name in ("auc", "balanced_accuracy"))))
             if (place not in run.report.sites or len(run.report.sites) == 1) and "auc" in head.gain:
                 shown = "is shown" if head.gain["auc"].low > 0 else "is not shown"
-                sentences.append(f"- {words}, {place}: training {shown} to have helped: {_signed(head.gain['auc'])}")
+                sentences.append(f"- {words}, {place}: training {shown} to have helped: {signed(head.gain['auc'])}")
     if not rows:
         return ""
     return (
@@ -271,8 +290,8 @@ def _apart(report: Report, alone: Mapping[str, Report]) -> str:
             ours: HeadReport | None = getattr(report.sites[site], key)
             own: HeadReport | None = getattr(other.sites[site], key)
             if ours is not None and own is not None:
-                rows.append((site, words, _figure(ours.auc), _figure(own.auc), _figure(ours.balanced_accuracy),
-                             _figure(own.balanced_accuracy)))  # fmt: skip
+                rows.append((site, words, figure(ours.auc), figure(own.auc), figure(ours.balanced_accuracy),
+                             figure(own.balanced_accuracy)))  # fmt: skip
     if not rows:
         return ""
     steps = "The same study, seed, split and number of rounds; alone, a hospital's network sees its own images only."
@@ -379,15 +398,15 @@ def _test_positives(site: SiteReport, positive: int) -> int | None:
     return None if site.data is None else site.data.parts["test"].by_class[positive]
 
 
-def _figure(figure: Any) -> str:
+def figure(one: Any) -> str:
     """A figure of any of the schemas: they have value, low and high."""
-    if figure.value is None:
+    if one.value is None:
         return "-"
-    ends = "" if figure.low is None or figure.high is None else f" ({figure.low:.2f} to {figure.high:.2f})"
-    return f"{figure.value:.3f}{ends}"
+    ends = "" if one.low is None or one.high is None else f" ({one.low:.2f} to {one.high:.2f})"
+    return f"{one.value:.3f}{ends}"
 
 
-def _signed(difference: Any) -> str:
+def signed(difference: Any) -> str:
     if difference is None:
         return "-"
     return f"{difference.value:+.3f} ({difference.low:+.2f} to {difference.high:+.2f})"
