@@ -1,6 +1,7 @@
 """Adapter of HAM10000 as published (Tschandl, Rosendahl and Kittler, Scientific Data 5:180161, 2018).
 
-`HAM10000_metadata.csv`, the images in one or more folders, and the lesion masks `IMAGE_ID_segmentation.png`. The dataset names no
+`HAM10000_metadata.csv`, the images in one or more folders, and the lesion masks `IMAGE_ID_segmentation.png`; or folders with such tables,
+which are read as one holding. The dataset names no
 patient: the lesion stands in for it, since one lesion has up to six images; the profile must say so (`patient_stand_in: lesion_id`).
 """
 
@@ -32,34 +33,42 @@ class Ham10000:
 
     def __call__(self, root: Path, *, unit: Unit) -> Holding:
         require_unit("ham10000", self.units, unit)
-        table = _table_in(root)
         images, masks = _files_under(root)
         records: dict[str, Record] = {}
-        rows, problems = read_rows(table, _REQUIRED)
-        for row, cells in rows:
-            item = _record(table, row, cells, images, masks)
-            if isinstance(item, Record) and item.key in records:
-                item = Problem(table, f"image {item.key} already stands in an earlier row", row)
-            if isinstance(item, Record):
-                records[item.key] = item
-            else:
-                problems.append(item)
+        problems: list[Problem] = []
+        for table in _tables_in(root):
+            rows, unread = read_rows(table, _REQUIRED)
+            problems += unread
+            for row, cells in rows:
+                item = _record(table, row, cells, images, masks)
+                if isinstance(item, Record) and item.key in records:
+                    item = Problem(table, f"image {item.key} already stands in an earlier row", row)
+                if isinstance(item, Record):
+                    records[item.key] = item
+                else:
+                    problems.append(item)
         if not records:
             first = f"; the first problem: {problems[0]}" if problems else ", which has no rows"
-            raise DataError(f"{root}: no image can be used of those in {table.name}{first}")
+            raise DataError(f"{root}: no image can be used of those in {_METADATA[0]}{first}")
         return Holding(tuple(records.values()), tuple(problems), patient_stand_in="lesion_id")
 
 
-def _table_in(root: Path) -> Path:
+def _tables_in(root: Path) -> list[Path]:
+    """The table in `root`, or else those in its folders: several hospitals' holdings, as one."""
     if not root.is_dir():
         raise DataError(
             f"{root}: no such folder; data.root of the profile must be the folder that holds {_METADATA[0]}"
         )
-    for name in _METADATA:
-        if (root / name).is_file():
-            return root / name
+    for folders in ([root], sorted(child for child in root.iterdir() if child.is_dir())):
+        tables = [place for folder in folders for place in _first_table(folder)]
+        if tables:
+            return tables
     state = "is empty" if not any(root.iterdir()) else f"holds no {_METADATA[0]}"
     raise DataError(f"{root}: the folder {state}; expected that table, the images and the lesion masks")
+
+
+def _first_table(folder: Path) -> list[Path]:
+    return [folder / name for name in _METADATA if (folder / name).is_file()][:1]
 
 
 def _files_under(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:

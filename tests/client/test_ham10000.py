@@ -44,6 +44,18 @@ def test_an_image_is_a_record_and_its_lesion_stands_in_for_the_patient(root: Pat
     assert first.attributes == {"dx_type": "histo", "sex": "male", "localization": "scalp"}
 
 
+def test_folders_with_tables_are_one_holding(root: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "all"
+    for name, rows in (("one", ROWS.splitlines()[:2]), ("two", ROWS.splitlines()[2:])):
+        (whole / name).mkdir(parents=True)
+        (whole / name / "HAM10000_metadata.csv").write_text(HEADER + "\n".join(rows) + "\n")
+        for row in rows:
+            (whole / name / f"{row.split(',')[1]}.jpg").touch()
+    pooled = read(whole, unit="image")
+    assert [record.key for record in pooled.records] == [record.key for record in read(root, unit="image").records]
+    assert {record.image.parent.name for record in pooled.records} == {"one", "two"}
+
+
 def test_an_unknown_age_is_absent_rather_than_a_number(root: Path) -> None:
     assert "age" not in read(root, unit="image").records[2].metadata
 
