@@ -45,7 +45,7 @@ def _default_words(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "the defaults below"
-    return f"`{json.dumps(value)}`" if value not in ({}, []) else "none"
+    return f"`{json.dumps(value)}`" if value not in ({}, [], ()) else "none"
 
 
 def _prose(model: type[BaseModel]) -> list[str]:
@@ -66,7 +66,7 @@ def _type_words(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(_type_words(argument) for argument in arguments)
-    if origin is list:
+    if origin in (list, tuple):
         return f"list of {_type_words(arguments[0])}"
     if origin is dict:
         return f"object of {_type_words(arguments[1])}, by {_type_words(arguments[0])}"

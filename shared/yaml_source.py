@@ -136,6 +136,14 @@ def _sentence(source: YamlSource, schema: type[BaseModel], item: Mapping[str, An
     shown = f", but got {got!r}" if isinstance(got, str | int | float | bool | type(None)) else ""
     if kind == "value_error":
         shown = ""
+    elif kind in ("model_type", "model_attributes_type", "dict_type"):
+        known = f" ({', '.join(fields)})" if kind != "dict_type" and (fields := _fields_at(schema, location)) else ""
+        message = f"expected keys and values{known}"
+    if not dotted:
+        # What is about several keys is found at the top, and its sentence begins with the key to change.
+        named = tuple(message.split(maxsplit=1)[0].rstrip(":,").split("."))
+        if named[0] in source.data:
+            return f"{source.path}:{source.line_of(named)}: {message}{shown}"
     return f"{place}: {dotted or 'the file'}: {message[0].lower() + message[1:]}{shown}"
 
 

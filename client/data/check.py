@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from client.data.image_survey import Masks, Survey, find_duplicates, images_of, survey
+from client.data.metadata import encoded
 from client.data.records import Holding, Problem, Record
 from client.data.registry import adapter_named, read_holding
 from client.data.selection import Cohort, choose
@@ -64,6 +65,7 @@ def check_profile(profile: Profile, study: Study | None, console: Console) -> bo
             )
             _print_cohort(cohort, study, console)
             chosen = cohort.records
+            _print_metadata(chosen, study, console)
         except ConsiliumError as problem:
             faults.append(str(problem))
             _print_labels(found.usable, unit, console)
@@ -175,6 +177,14 @@ def _print_cohort(cohort: Cohort, study: Study, console: Console) -> None:
     if cohort.classes_left_out:
         names = ", ".join(cohort.classes_left_out)
         _say(console, f"Classes with too few patients here, left out as the study allows: {names}", style="yellow")
+
+
+def _print_metadata(records: Sequence[Record], study: Study, console: Console) -> None:
+    """Of how many images what the study tells its network is known. Raises DataError where nothing is, or a number is none."""
+    encoded(records, study.metadata)
+    for one in study.metadata:
+        known = sum(record.metadata.get(one.name) not in (None, "") for record in records)
+        _say(console, f"Metadata {one.name}: given with {known} of {_count(len(records), 'image', 'images')}")
 
 
 def _print_labels(records: Sequence[Record], unit: str, console: Console) -> None:

@@ -97,6 +97,16 @@ def test_with_a_study_every_part_is_counted_by_class(hospital: Path) -> None:
     assert numbers(text, "malignant") == [14, 14, 3, 3, 3, 3, 20, 20]
 
 
+def test_metadata_that_the_study_wants_are_counted_and_one_that_is_not_there_is_a_fault(hospital: Path) -> None:
+    table = hospital / "HAM10000_metadata.csv"
+    table.write_text(table.read_text().replace("mel,histo,50,", "mel,histo,,"))
+    age = {"kind": "number", "name": "age", "low": 0, "high": 90}
+    ready, text = run(profile(hospital), study(metadata=[age]))
+    assert ready and "Metadata age: given with 20 of 40 images" in text
+    ready, text = run(profile(hospital), study(metadata=[age, {**age, "name": "weight"}]))
+    assert not ready and "the hospital's data has no 'weight'; its metadata are age, localization, sex" in text
+
+
 def test_a_damaged_image_is_named_and_stops_or_is_left_out_as_the_profile_says(hospital: Path) -> None:
     damaged = hospital / "HAM10000_images" / "ISIC_7.png"
     damaged.write_bytes(damaged.read_bytes()[:60])

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, model_validator
 
 from shared.errors import InputError, StudyError
-from shared.yaml_source import read_yaml
+from shared.yaml_source import read_yaml, validate
 
 
 def of(folder: Path, text: str | bytes) -> Path:
@@ -65,6 +66,35 @@ def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
         read_yaml(tmp_path / "absent.yaml")
     with pytest.raises(InputError, match="can't be read"):
         read_yaml(tmp_path)
+
+
+class Part(BaseModel):
+    of: int
+    test: int
+
+
+class Whole(BaseModel):
+    rounds: int
+    part: Part | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Whole:
+        if self.part is not None and self.part.test >= self.part.of:
+            raise ValueError(f"part.test must be below part.of, {self.part.of}")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("rounds: 1\npart:\n  of: 2\n  test: 2\n", "file.yaml:4: part.test must be below part.of, 2"),
+        ("rounds: 1\npart: 3\n", "file.yaml:2: part: expected keys and values (of, test), but got 3"),
+    ],
+)
+def test_a_schema_mistake_is_told_where_its_key_stands(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(StudyError) as problem:
+        validate(read_yaml(of(tmp_path, text)), Whole, StudyError)
+    assert str(problem.value).endswith(sentence)
 
 
 def test_merged_keys_are_read_as_yaml_says(tmp_path: Path) -> None:
