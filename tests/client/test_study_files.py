@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from client.data.cbis_ddsm_tables import read_tables
 from client.data.records import Holding, Record
@@ -131,6 +132,32 @@ def test_wa_resnet50_and_its_comparisons_have_the_papers_hyper_parameters_and_di
     assert values[0] == values[1] == values[2]
     model = load_study(ROOT / "configs" / "cbis_ddsm_wa_resnet50.yaml").model
     assert (model.name, model.stem, model.attention, model.se_at) == ("resnet50", "haar", "se", "after_block")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cbis_ddsm_wa_resnet50", "cbis_ddsm_resnet50", "cbis_ddsm_cnn_vit"),
+        ("dicom_resnet50", "dicom_vgg16", "dicom_googlenet", "dicom_cnn_vit"),
+    ],
+    ids=["cbis_ddsm", "dicom"],
+)
+def test_small_comparisons_differ_in_the_model_only(names: tuple[str, ...]) -> None:
+    studies = [load_study(ROOT / "configs" / f"{name}_small.yaml") for name in names]
+    values = [without(study.to_data(), "name", "title", "description", "model") for study in studies]
+    assert all(value == values[0] for value in values)
+    assert len({study.model.name + study.model.stem for study in studies}) == len(names)
+
+
+def test_every_row_of_the_papers_tables_has_its_studies_and_every_papers_page_names_them() -> None:
+    tables = yaml.safe_load((ROOT / "server" / "report" / "published.yaml").read_text(encoding="utf-8"))
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "studies").glob("*.md"))
+    names = {path.stem for path in STUDIES}
+    for paper in tables.values():
+        for row in paper["rows"]:
+            for name in {row.get("study"), row.get("small")} - {None}:
+                assert name in names
+            assert "study" not in row or f"{row['study']}.yaml" in pages
 
 
 def test_rcdnets_comparison_differs_in_the_model_only() -> None:
