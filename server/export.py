@@ -1,4 +1,4 @@
-"""A run's final model as an ordinary weights file, and a study that starts from it."""
+"""A run's model as an ordinary weights file, and a study that starts from it."""
 
 from __future__ import annotations
 
