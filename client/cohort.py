@@ -134,7 +134,7 @@ def _opened(
     before_images: Callable[[Mapping[str, frozenset[str]]], None] | None,
 ) -> OpenCohort:
     cohort = selected(study, folder)
-    metadata = encoded(cohort.records, study.metadata)
+    metadata = encoded(cohort.records, study.metadata, required=study.privacy is None)
     tags = Tags.of(folder)
     taught = taught_here(study, folder, folder.weights)
     for one in taught:

@@ -181,7 +181,7 @@ def _print_cohort(cohort: Cohort, study: Study, console: Console) -> None:
 
 def _print_metadata(records: Sequence[Record], study: Study, console: Console) -> None:
     """Of how many images what the study tells its network is known. Raises DataError where nothing is, or a number is none."""
-    encoded(records, study.metadata)
+    encoded(records, study.metadata, required=study.privacy is None)
     for one in study.metadata:
         known = sum(record.metadata.get(one.name) not in (None, "") for record in records)
         _say(console, f"Metadata {one.name}: given with {known} of {_count(len(records), 'image', 'images')}")

@@ -44,6 +44,7 @@ def test_what_no_record_has_and_a_number_that_is_none_are_refused() -> None:
     for value in ("old", "nan"):
         with pytest.raises(DataError, match=f"'age' of a must be a number or empty, but is '{value}'"):
             encoded([record("a", age=value)], [AGE])
+        assert not encoded([record("a", age=value)], [AGE, SEX], required=False).any()
 
 
 def test_each_image_of_a_batch_comes_with_its_own_metadata() -> None:
