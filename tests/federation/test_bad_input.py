@@ -99,12 +99,10 @@ def test_a_wrong_key_of_a_study_is_named_with_file_line_and_the_nearest_right_on
 
 def test_missing_keys_of_a_study_are_each_named(one_site: Path, tmp_path: Path) -> None:
     study = write_study(tmp_path / "study.yaml")
-    kept = [
-        line for line in study.read_text().splitlines() if not line.startswith("seed:") and "learning_rate" not in line
-    ]
+    kept = [line for line in study.read_text().splitlines() if not line.startswith("seed:") and "  loss:" not in line]
     study.write_text("\n".join(kept))
     finished = run(local(study, [one_site], tmp_path / "run"), cwd=tmp_path)
-    assert_sentence(finished, "key 'seed' is missing", "key 'training.learning_rate' is missing", str(study), code=2)
+    assert_sentence(finished, "key 'seed' is missing", "key 'training.loss' is missing", str(study), code=2)
     assert not (tmp_path / "run").exists()
 
 
