@@ -111,14 +111,15 @@ This page was made by
 
     {command}
 
-from the runs' own reports; no figure of ours was typed. The images:
+from the runs' own reports; no figure of ours was typed. ResNet-34 + CBAM + SVM on the three hospitals of HAM10000, run with an earlier
+release, has [a page of its own](results_resnet34.md). The images:
 
 {shown}
 
 To run a study again, point `FEDERATION_DATA` at the folder that holds them and call, for instance,
 
-    consilium-server local configs/ham10000_resnet34_cbam_svm.yaml sites/ham10000/* --run-dir runs/ham10000
-    python -m benchmarks.recompute runs/ham10000
+    consilium-server local configs/skinnet_v1_small.yaml sites/ham10000/* --run-dir runs/skinnet_v1_small
+    python -m benchmarks.recompute runs/skinnet_v1_small
 
 Brackets are intervals, bootstrapped by patient or what stands in for one. The models are not for diagnosis, and are not given away."""
 

@@ -367,7 +367,7 @@ def meaning(run: Run) -> str:
             f"{', '.join(failing)}. One threshold and one set of norm statistics serve hospitals whose images and shares of "
             f"{report.positive_class} images differ, which may be why (not tested here)."
         )
-    for site in run.scarce():
+    for site in [] if report.pooled.masks is not None else run.scarce():
         if few := _test_positives(report.sites[site], positive):
             lines.append(
                 f"{site} has {few} {report.positive_class} test images, on which its sensitivity, balanced accuracy and AUC rest: one "
@@ -388,8 +388,13 @@ def meaning(run: Run) -> str:
         )
     elif len(report.sites) > 1:
         lines.append(
-            "The hospitals differ in cameras, referral and mix of diagnoses. The pooled AUC says how well images are ranked inside a "
-            "hospital: it is weighted by test images, so a hospital with few positives counts for as much as it has images."
+            "The hospitals differ in cameras, referral and mix of diagnoses. "
+            + (
+                "Figures of all together are means over all test images, of which the largest hospital has most."
+                if report.pooled.masks is not None
+                else "The pooled AUC says how well images are ranked inside a hospital: it is weighted by test images, so a hospital with few "
+                "positives counts for as much as it has images."
+            )
         )
     return "### What these figures mean and don't\n\n" + "\n".join(f"- {line}" for line in lines)
 
