@@ -141,6 +141,12 @@ def test_a_file_that_does_not_describe_itself_is_no_member(tmp_path: Path) -> No
         build_network(ensemble_study(member_study(), files), weights_root=tmp_path)
 
 
+DESCRIBED = {
+    "classes": {"a": [], "b": [], "c": []},
+    "positive_class": "b",
+    "unit": "image",
+    "descriptors": {"shape": {"values": {"round": [], "odd": []}}},
+}
 MEMBERS = [{"file": f"{digit}.safetensors", "sha256": digit * 64, "source": "tests"} for digit in "12"]
 
 
@@ -155,6 +161,19 @@ MEMBERS = [{"file": f"{digit}.safetensors", "sha256": digit * 64, "source": "tes
         ({"federation": {"rounds": 1, "quorum": 1, "weighting": "uniform"}}, r"federation\.rounds must be 0"),
         ({"evaluation": {"baseline": True}}, r"evaluation\.baseline"),
         ({"augmentation": {"horizontal_flip": 0.5}}, "augmentation: it changes images"),
+        ({"task": DESCRIBED}, r"task\.descriptors: it averages"),
+        (
+            {"task": DESCRIBED, "training": {"loss": "cross_entropy", "descriptor_weight": 1}},
+            r"task\.descriptors: .*training\.descriptor_weight: leave it out",
+        ),
+        (
+            {
+                "task": {"kind": "segmentation", "classes": {"a": [], "b": []}, "positive_class": "b", "unit": "image"},
+                "preprocessing": {"region": "whole", "size": 32, "channels": 3, "mask": {"from": "annotated"}},
+                "training": {"loss": "cross_entropy_dice"},
+            },
+            r"task\.kind: it averages probabilities of classes",
+        ),
         (
             {"training": {"loss": "cross_entropy", "batch_size": 8, "optimiser": "adam"}},
             r"training\.batch_size, training\.optimiser: leave them",
