@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save
 
 from benchmarks.bare_run import study_values
 from client.chained_models import used_models
+from client.own_network import build_own
+from server.check import check_studies
 from shared.canonical import file_digest
-from shared.errors import StudyError, WeightsError
+from shared.documents import StartingPoint
+from shared.errors import StudyError, WeightsError, WeightsUnavailableError
 from shared.models import build_network
 from shared.models.ensemble import Ensemble
 from shared.models.network import Network
@@ -184,6 +190,18 @@ def test_a_study_of_an_ensemble_asks_for_nothing_that_does_nothing(changes: dict
     assert ensemble_study(member_study(), MEMBERS).weight_files.keys() == {"model.members.0", "model.members.1"}
     with pytest.raises(StudyError, match=sentence):
         ensemble_study(member_study(), MEMBERS, **changes)
+
+
+def test_a_members_file_that_is_missing_is_named_where_it_was_looked_for(tmp_path: Path) -> None:
+    study = ensemble_study(member_study(), MEMBERS)
+    digests = StartingPoint(manifest_digest="0" * 64, model_digest="0" * 64, frozen_digest="0" * 64)
+    with pytest.raises(WeightsUnavailableError) as problem:
+        build_own(study, digests, tmp_path)
+    assert str(tmp_path / "1.safetensors") in str(problem.value)
+    (tmp_path / "study.json").write_text(json.dumps(study.to_data()))
+    console = Console(file=io.StringIO(), width=1000)
+    assert not check_studies([tmp_path / "study.json"], console, weights_root=tmp_path)
+    assert str(tmp_path / "1.safetensors") in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("key", ["optimiser", "learning_rate"])
