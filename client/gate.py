@@ -335,6 +335,9 @@ def _check_prepared(prepared: Prepared, task: Task) -> None:
         raise PolicyError(
             f"the study reaches {patients} patients, but this site asks for {task.profile.policy.minimum_patients}"
         )
+    asked = task.study.data.duplicates
+    if prepared.copies is not None and (asked is None or asked.distance is None):
+        raise EgressError("copies of images are counted, but the study does not ask for it")
     if prepared.tags and not task.study.counts_shared_images:
         raise EgressError("there are tags of images, but the study does not ask for them")
     require_tags(prepared.tags, task.instruction.peers, sum(part.images for part in prepared.parts.values()))

@@ -33,6 +33,8 @@ def build_own(study: Study, published: StartingPoint, weights_root: Path) -> Own
         network = build_network(study, weights_root=weights_root)
         loaded = True
     except WeightsUnavailableError as problem:
+        if study.model.members:  # which networks they are is in the files alone
+            raise
         obstacles.append(str(problem))
         bare = study.model.model_copy(update={"weights": "none"})
         network, loaded = build_network(study.model_copy(update={"model": bare})), False

@@ -26,6 +26,7 @@ def check_studies(paths: Sequence[Path], console: Console, *, weights_root: Path
 
     A mistake is printed as a sentence and the next study is looked at; returns whether there was none. Weights that can't be had on
     this machine are a warning: the architecture is checked with random ones, and the masks that hospitals will predict are not checked.
+    An ensemble's members must be there: nothing else says what they are.
     A relative weight file is looked for in `weights_root`, or else in the working folder.
     """
     rows: list[tuple[str, ...]] = []
@@ -75,6 +76,8 @@ def _summary(study: Study, weights_root: Path | None) -> tuple[ModelSummary, lis
     try:
         network = build_network(study, weights_root=weights_root)
     except WeightsUnavailableError as problem:
+        if study.model.members:  # which networks they are is in the files alone
+            raise
         random = study.model_copy(update={"model": study.model.model_copy(update={"weights": "none"})})
         network = build_network(random)
         warnings.append(f"{problem}. The weights could not be loaded here; the model was checked with random ones")

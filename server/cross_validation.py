@@ -17,10 +17,11 @@ from pydantic import Field
 from rich.table import Table
 
 from server.report.build import build_report, pooled_head
-from server.report.schema import ErrorCount, Figure, PooledHead, Report
+from server.report.build_masks import pooled_masks
+from server.report.schema import ErrorCount, Figure, PooledHead, PooledMasks, Report
 from server.run_folder import RunFolder
 from shared.errors import InputError, RunFolderError
-from shared.results import METRICS, Evaluated
+from shared.results import MASK_METRICS, METRICS, Evaluated
 from shared.schema import Strict
 from shared.study import Study
 from shared.study_data import Folds
@@ -44,17 +45,25 @@ class HeadOverFolds(Strict):
     together: PooledHead = Field(description="all folds' test patients at once")
 
 
+class MasksOverFolds(Strict):
+    """The masks of a segmentation study."""
+
+    figures: dict[str, OverFolds]
+    together: PooledMasks = Field(description="all folds' test patients at once")
+
+
 class CrossValidation(Strict):
     """What `consilium-server cross-validated` found."""
 
     format: Literal["consilium/cross-validation/1"] = Field(default="consilium/cross-validation/1", alias="schema")
     of: int
     runs: dict[int, str] = Field(description="name of the run by its fold, from 1")
-    heads: dict[HeadKey, HeadOverFolds]
+    heads: dict[HeadKey, HeadOverFolds] = Field(description="none of a segmentation study")
+    masks: MasksOverFolds | None = Field(default=None, description="of a segmentation study only")
     notes: list[str] = Field(description="what a reader must know of it, a sentence each")
 
 
-_TITLES = {"f1": "F1", "auc": "AUC"}
+_TITLES = {"f1": "F1", "auc": "AUC", "iou": "IoU", "thresholded_iou": "thresholded IoU", "dice": "Dice"}
 _NAMES = {title: name for name, title in _TITLES.items()}
 _Getter = Callable[[PooledHead], float | None]
 
@@ -83,7 +92,9 @@ def cross_validation(paths: Sequence[Path]) -> CrossValidation:
             together=together,
         )
     names = {fold: run.name for fold, run in runs.items()}
-    return CrossValidation(of=folds.of, runs=names, heads=heads, notes=_notes(study, folds, reports))
+    return CrossValidation(
+        of=folds.of, runs=names, heads=heads, masks=_masks(tested, study, reports), notes=_notes(study, folds, reports)
+    )
 
 
 def tables(found: CrossValidation) -> list[Table]:
@@ -92,6 +103,8 @@ def tables(found: CrossValidation) -> list[Table]:
     for heading in ("head", "figure", *(f"fold {fold}" for fold in found.runs), "mean", "sd", "all together"):
         figures.add_column(heading, justify="left" if heading in ("head", "figure") else "right")
     drawn = [figures]
+    if found.masks is not None:
+        drawn.append(_mask_tables(found.masks, figures))
     for key, head in found.heads.items():
         for name, over in head.figures.items():
             digits = 0 if name in ("FP + FN", "FP + FN, rare") else 3
@@ -106,6 +119,36 @@ def tables(found: CrossValidation) -> list[Table]:
             classes.add_row(row.name, "–" if row.images is None else str(row.images), *cells)
         drawn.append(classes)
     return drawn
+
+
+def _masks(tested: Mapping[str, Evaluated], study: Study, reports: Mapping[int, Report]) -> MasksOverFolds | None:
+    together, pooled = pooled_masks(tested, study), [report.pooled.masks for report in reports.values()]
+    there = [one for one in pooled if one is not None]
+    if together is None or len(there) < len(pooled):
+        return None
+    figures = {name: _over([getattr(one, name).value for one in there]) for name in MASK_METRICS}
+    return MasksOverFolds(figures={_title(name): one for name, one in figures.items()}, together=together)
+
+
+def _mask_tables(masks: MasksOverFolds, figures: Table) -> Table:
+    """Fill in the table of figures; the table of classes."""
+    for name, over in masks.figures.items():
+        cells = [_number(value, 3) for value in (*over.by_fold, over.mean, over.standard_deviation)]
+        figures.add_row("network", name, *cells, _figure(getattr(masks.together, _field(name))))
+    classes = Table(title="Masks of each class's images, all folds together", title_justify="left")
+    for heading in ("class", "images", "IoU", "Dice"):
+        classes.add_column(heading, justify="left" if heading == "class" else "right")
+    for row in masks.together.classes:
+        classes.add_row(row.name, str(row.images), _figure(row.iou), _figure(row.dice))
+    return classes
+
+
+def _title(field: str) -> str:
+    return _TITLES.get(field, field.replace("_", " "))
+
+
+def _field(title: str) -> str:
+    return _NAMES.get(title, title.replace(" ", "_"))
 
 
 def _by_fold(paths: Sequence[Path]) -> dict[int, RunFolder]:
@@ -161,9 +204,9 @@ def _figures(like: PooledHead) -> dict[str, _Getter]:
 
         return value
 
-    found = {_TITLES.get(name, name.replace("_", " ")): metric(name) for name in METRICS}
+    found = {_title(name): metric(name) for name in METRICS}
     if like.over_classes is not None:
-        found |= {f"weighted {_TITLES.get(name, name)}": weighted(name) for name in ("precision", "specificity", "f1")}
+        found |= {f"weighted {_title(name)}": weighted(name) for name in ("precision", "specificity", "f1")}
         found["FP + FN"] = counted("errors")
         if like.over_classes.rare_errors is not None:
             found["FP + FN, rare"] = counted("rare_errors")
@@ -189,7 +232,7 @@ def _notes(study: Study, folds: Folds, reports: Mapping[int, Report]) -> list[st
     if missing := sorted(set(range(1, folds.of + 1)) - set(reports)):
         said.append(f"NOT WHOLE: fold {', '.join(map(str, missing))} is missing, so its patients are in no figure.")
     sites = {
-        fold: {site for site, one in report.sites.items() if one.network is not None}
+        fold: {site for site, one in report.sites.items() if one.network is not None or one.masks is not None}
         for fold, report in reports.items()
     }
     every = set().union(*sites.values())
@@ -221,8 +264,7 @@ def _together(head: PooledHead, name: str) -> str:
             return "–"
         ends = f" ({count.low:.0f} to {count.high:.0f})" if count.low is not None and count.high is not None else ""
         return f"{count.value}{ends}"
-    field = name.removeprefix("weighted ")
-    field = _NAMES.get(field, field.replace(" ", "_"))
+    field = _field(name.removeprefix("weighted "))
     if name.startswith("weighted "):
         return "–" if over is None else _figure(getattr(over.weighted, field))
     return _figure(getattr(head, field))

@@ -30,8 +30,9 @@ class EnsembleStudy:
 def write_ensemble(runs: Sequence[RunFolder], target: Path, *, weights_root: Path) -> EnsembleStudy:
     """Export the runs' last models beside `target` and write the study of their ensemble there, after the first run's study.
 
-    Raises InputError for fewer than two runs, two of one name, or a file that is there; RunFolderError where a run has no finished
-    round; WeightsError where the runs' models don't answer one question about the same pixels; StudyError, StorageError.
+    Raises InputError for fewer than two runs, two of one name, a first run that finds masks, or a file that is there; RunFolderError
+    where a run has no finished round; WeightsError where the runs' models don't answer one question about the same pixels; StudyError,
+    StorageError.
     """
     from shared.models import build_network
 
@@ -39,6 +40,8 @@ def write_ensemble(runs: Sequence[RunFolder], target: Path, *, weights_root: Pat
     if len(runs) < 2 or len(set(names)) < len(names):
         raise InputError(f"expected two or more runs of different names, but got {', '.join(names) or 'none'}")
     first = runs[0].study()
+    if first.task.kind != "classification":
+        raise InputError(f"{runs[0].path}: its model finds masks; an ensemble's members tell classes apart")
     files = [target.with_name(f"{target.stem}-{name}.safetensors") for name in names]
     if there := [str(path) for path in (target, *files) if path.exists()]:
         raise InputError(f"{', '.join(there)}: already there; remove it, or choose another name")
@@ -59,7 +62,7 @@ def write_ensemble(runs: Sequence[RunFolder], target: Path, *, weights_root: Pat
 
 
 def _study(first: Study, members: Sequence[Exported]) -> dict[str, Any]:
-    """The first run's study without all that trains."""
+    """The first run's study without all that trains, and without descriptors, which an ensemble does not give."""
     data = {key: value for key, value in first.to_data().items() if key not in ("augmentation", "privacy")}
     loss = "binary_cross_entropy" if first.outputs == 1 else "cross_entropy"
     federation = {
@@ -70,6 +73,7 @@ def _study(first: Study, members: Sequence[Exported]) -> dict[str, Any]:
         "name": f"{first.name}-ensemble"[:63],
         "description": "Nothing is trained: the probabilities of earlier runs' models are averaged, each counting alike.",
         "title": f"Ensemble of {len(members)} runs: {first.title}",
+        "task": {**data["task"], "descriptors": {}},
         "model": {"name": "ensemble", "members": [member.weights for member in members]},
         "training": {"loss": loss, **{key: data["training"][key] for key in _KEPT}},
         "federation": {"rounds": 0, "weighting": "uniform", **federation},

@@ -132,6 +132,7 @@ def divided_otherwise(first: Study, second: Study) -> list[str]:
         "data.balanced": lambda one: one.data.balanced,
         "data.scarce_classes": lambda one: one.data.scarce_classes,
         "task.classes": lambda one: one.task.classes,
+        "task.hierarchy": lambda one: one.task.hierarchy,
         "task.positive_class": lambda one: one.task.positive_class,
         "task.unit": lambda one: one.task.unit,
         "privacy": lambda one: one.privacy is None,

@@ -75,7 +75,8 @@ class Study(Strict):
     def _check(self) -> Study:
         if self.training.loss == "binary_cross_entropy" and len(self.task.classes) != 2:
             raise ValueError(f"binary_cross_entropy needs two classes, but the study has {len(self.task.classes)}")
-        if bool(self.task.descriptors) != (self.training.descriptor_weight is not None):
+        weighed = self.training.descriptor_weight is not None
+        if not self.model.members and bool(self.task.descriptors) != weighed:
             raise ValueError("training.descriptor_weight must be given with task.descriptors, and only then")
         if found := list(contradictions(self)):
             raise ValueError(f"task.kind is {self.task.kind}: " + "; ".join(found))

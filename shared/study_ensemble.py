@@ -17,6 +17,10 @@ _OF_USE = ("loss", "precision", "memory_format")
 
 def of_no_use(study: Study) -> Iterator[str]:
     """Keys of `study` that would do nothing, or ask for training, a sentence each."""
+    if study.task.kind != "classification":
+        yield f"task.kind: it averages probabilities of classes; {study.task.kind} needs a network of its own"
+    if study.task.descriptors:
+        yield "task.descriptors: it averages what the members say of the classes alone; leave them out"
     if study.federation.rounds != 0:
         yield "federation.rounds must be 0"
     if study.federation.keep_models is not None:

@@ -182,6 +182,7 @@ patient would change about others where no noise covers it, and is refused, a se
 | `data.balanced` | left out | who is drawn depends on how many others there are |
 | `data.scarce_classes` | `refuse` | with `leave_out` one patient decides about a whole class |
 | `data.duplicates` | left out | an image takes part or not for the sake of another patient; counts of common images have no noise |
+| `augmentation.validation` | `false` | nothing is validated in a private run |
 | `data.split.division` | `by_patient` | each patient's part is a keyed hash of the id alone, so shares are met on average only |
 | `training.class_weights` | `none` | balanced weights come from private class counts |
 | `training.focal.alpha` | not `balanced` | the same counts; public weights by class name are in order |

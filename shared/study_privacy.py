@@ -86,6 +86,8 @@ def obstacles(study: Study) -> Iterator[str]:
         yield "data.duplicates: whether an image takes part depends on other patients' images; a private study takes all; leave it out"
     if study.data.split.division != "by_patient":
         yield "data.split.division: official parts are not a function of each patient's id alone; use by_patient"
+    if study.augmentation.validation:
+        yield "augmentation.validation: nothing is validated in a private study; take it out"
     training = study.training
     if training.class_weights != "none":
         yield "training.class_weights: balanced takes its weights from private class counts, which no noise covers; use none"

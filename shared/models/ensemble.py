@@ -76,11 +76,11 @@ def ensemble_of(study: Study, *, root: Path | None, build: Callable[[Study], nn.
     for number, weights in enumerate(study.model.members):
         key = f"model.members.{number}"
         own, network = exported_network(weights, root=root, key=key, build=build)
-        _require_same(own, study, f"{key}: {weights.file}")
         if not isinstance(network, Network):
             raise WeightsError(
                 f"{key}: {weights.file}: study {own.name} finds masks; an ensemble's members tell classes apart"
             )
+        _require_same(own, study, f"{key}: {weights.file}")
         members.append(network)
     return Ensemble(members, outputs=study.outputs)
 

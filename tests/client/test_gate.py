@@ -43,7 +43,16 @@ from shared.messages import (
 )
 from shared.profile import ArtificialPart, Policy, Profile, SiteData
 from shared.release import Release
-from shared.results import MASK_METRICS, Estimate, Evaluated, MaskResult, Prepared, ScoreHistogram, Trained
+from shared.results import (
+    MASK_METRICS,
+    CopiesLeftOut,
+    Estimate,
+    Evaluated,
+    MaskResult,
+    Prepared,
+    ScoreHistogram,
+    Trained,
+)
 from shared.signing import SigningKey, seal
 from shared.study import Study
 from shared.wire import Flat, encode, flat_digest
@@ -557,6 +566,7 @@ def changed_preparation(**changes: Any) -> Result:
         changed_preparation(artificial_part=ArtificialPart(index=0, of=2)),
         changed_preparation(frozen_digest=PATIENT),
         changed_preparation(tags={"bertha": "AAAAAAAAAAA="}),
+        changed_preparation(copies=CopiesLeftOut(copies=1, contradicting=0)),
         changed_preparation(memory_format=PATIENT),
         changed_preparation(parts={PATIENT: prepared_answer().parts["train"]}),
     ],

@@ -116,6 +116,29 @@ def test_the_command_prints_both_and_json(runs: list[Path]) -> None:
     assert figure["mean"] == pytest.approx(statistics.fmean(figure["by_fold"]))
 
 
+def test_masks_of_folds_are_put_together(tmp_path: Path) -> None:
+    masks = {
+        "task": {"kind": "segmentation", "classes": TASK["classes"], "positive_class": "melanoma", "unit": "image"},
+        "preprocessing": {"region": "whole", "size": 64, "channels": 3, "mask": {"from": "annotated"}},
+        "model": {"name": "split_attention_unet"},
+        "head": None,
+        "training": {"local_epochs": 1, "batch_size": 8, "optimiser": "sgd", "learning_rate": 0.1, "loss": "cross_entropy_dice"},
+    }  # fmt: skip
+    paths = []
+    for test in range(2):
+        study = example_study(rounds=1, classes=SKIN, data=folds_of(2, test), **masks)
+        paths.append(write_example_run(tmp_path / f"fold{test + 1}", study=study).path)
+    found = cross_validation(paths)
+    pooled = [build_report(RunFolder(path)).pooled.masks for path in paths]
+    values = [one.iou.value for one in pooled if one is not None]
+    assert found.masks is not None and not found.heads and not any("NOT" in note for note in found.notes)
+    assert found.masks.figures["IoU"].by_fold == values
+    assert found.masks.together.images == sum(one.images for one in pooled if one is not None)
+    printed = CliRunner().invoke(app, ["cross-validated", *map(str, paths)], env={"COLUMNS": "200"}).output
+    for word in ("thresholded IoU", "pixel accuracy", "Masks of each class's images", "melanoma"):
+        assert word in printed
+
+
 def test_what_is_not_whole_is_said_and_what_does_not_belong_together_is_refused(
     runs: list[Path], tmp_path: Path
 ) -> None:

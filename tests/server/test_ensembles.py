@@ -24,7 +24,7 @@ from shared.wire import flat_digest
 
 def study_of(seed: int, **changes: object) -> Study:
     split = {"split": {"id": "one", "train": 0.6, "validation": 0.2, "test": 0.2}}
-    return example_study(rounds=1, model={"name": "rcdnet"}, **{"seed": seed, "data": split, **changes})
+    return example_study(rounds=1, **{"model": {"name": "rcdnet"}, "seed": seed, "data": split, **changes})
 
 
 def finished(path: Path, study: Study) -> RunFolder:
@@ -76,6 +76,33 @@ def test_the_study_builds_from_the_runs_models_and_says_what_they_are_asked(
         torch.testing.assert_close(network(images).sigmoid(), torch.stack(expected).mean(0), rtol=1e-4, atol=1e-5)
     again = CliRunner().invoke(app, ["check", str(target)], env={"PWD": str(tmp_path)})
     assert again.exit_code != 0  # weights are looked for in the working folder, and are not there
+
+
+def test_descriptors_stay_with_the_members_and_masks_are_no_answer_to_average(
+    runs: list[RunFolder], tmp_path: Path
+) -> None:
+    task = runs[0].study().to_data()["task"]
+    training = {"optimiser": "sgd", "learning_rate": 0.1, "local_epochs": 1, "batch_size": 8}
+    described = {
+        "task": {**task, "descriptors": {"shape": {"values": {"round": [], "odd": []}}}},
+        "training": {**training, "loss": "binary_cross_entropy", "descriptor_weight": 0.5},
+    }
+    made = write_ensemble(
+        [finished(tmp_path / "described", study_of(6, **described)), runs[0]], tmp_path / "d.yaml", weights_root=Path()
+    )
+    assert not made.study.task.descriptors and made.otherwise == {}
+    masks = {
+        "task": {**task, "kind": "segmentation"},
+        "training": {**training, "loss": "cross_entropy_dice"},
+        "model": {"name": "split_attention_unet", "widths": [8, 8]},
+        "preprocessing": {"region": "whole", "size": 32, "channels": 3, "mask": {"from": "annotated"}},
+        "head": None,
+    }
+    finds = finished(tmp_path / "masks", study_of(7, **masks))
+    with pytest.raises(InputError, match="finds masks; an ensemble's members tell classes apart"):
+        write_ensemble([finds, runs[0]], tmp_path / "m.yaml", weights_root=Path())
+    with pytest.raises(WeightsError, match="finds masks"):
+        write_ensemble([runs[0], finds], tmp_path / "m.yaml", weights_root=Path())
 
 
 def test_runs_that_divide_patients_otherwise_are_named_and_those_that_fit_nowhere_leave_nothing(

@@ -102,6 +102,9 @@ def test_the_command_says_where_the_next_study_divides_patients_otherwise(
     shared = example_study(data={**data, "split": {**data["split"], "id": "breast"}})
     assert divided_otherwise(shared, shared.model_copy(update={"seed": 99})) == []
     assert divided_otherwise(study, shared) == ["data.split.id"]
+    task = study.to_data()["task"]
+    above = example_study(task={**task, "hierarchy": {"carcinoma in situ": "malignant"}})
+    assert divided_otherwise(study, above) == ["task.hierarchy"]
     others = example_study(classes=("nevus", "melanoma"), data={"select": {"view": ["CC"]}})
     assert divided_otherwise(study, others) == ["data.select", "task.classes", "task.positive_class"]
 

@@ -39,5 +39,5 @@ def test_the_page_names_every_key_that_keeps_a_study_from_being_private() -> Non
         for one in told
         for key in ([f"training.{key}" for key in ("local_epochs", "batch_size")] if "{" in one else [one])
     }
-    assert len(keys) == 17
+    assert len(keys) == 18
     assert not {key for key in keys if f"`{key}`" not in chapter}

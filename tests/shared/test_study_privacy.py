@@ -49,6 +49,7 @@ def values(*key: str, to: Any = None) -> dict[str, Any]:
         (("data", "scarce_classes"), "leave_out"),
         (("data", "duplicates"), {"distance": 4}),
         (("data", "split"), {"division": "official"}),
+        (("augmentation",), {"horizontal_flip": 0.5, "validation": True}),
         (("training", "class_weights"), "balanced"),
         (("training", "precision"), "bf16"),
         (("training", "local_epochs"), 1),

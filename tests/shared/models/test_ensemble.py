@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save
 
 from benchmarks.bare_run import study_values
 from client.chained_models import used_models
+from client.own_network import build_own
+from server.check import check_studies
 from shared.canonical import file_digest
-from shared.errors import StudyError, WeightsError
+from shared.documents import StartingPoint
+from shared.errors import StudyError, WeightsError, WeightsUnavailableError
 from shared.models import build_network
 from shared.models.ensemble import Ensemble
 from shared.models.network import Network
@@ -141,6 +147,12 @@ def test_a_file_that_does_not_describe_itself_is_no_member(tmp_path: Path) -> No
         build_network(ensemble_study(member_study(), files), weights_root=tmp_path)
 
 
+DESCRIBED = {
+    "classes": {"a": [], "b": [], "c": []},
+    "positive_class": "b",
+    "unit": "image",
+    "descriptors": {"shape": {"values": {"round": [], "odd": []}}},
+}
 MEMBERS = [{"file": f"{digit}.safetensors", "sha256": digit * 64, "source": "tests"} for digit in "12"]
 
 
@@ -155,6 +167,19 @@ MEMBERS = [{"file": f"{digit}.safetensors", "sha256": digit * 64, "source": "tes
         ({"federation": {"rounds": 1, "quorum": 1, "weighting": "uniform"}}, r"federation\.rounds must be 0"),
         ({"evaluation": {"baseline": True}}, r"evaluation\.baseline"),
         ({"augmentation": {"horizontal_flip": 0.5}}, "augmentation: it changes images"),
+        ({"task": DESCRIBED}, r"task\.descriptors: it averages"),
+        (
+            {"task": DESCRIBED, "training": {"loss": "cross_entropy", "descriptor_weight": 1}},
+            r"task\.descriptors: .*training\.descriptor_weight: leave it out",
+        ),
+        (
+            {
+                "task": {"kind": "segmentation", "classes": {"a": [], "b": []}, "positive_class": "b", "unit": "image"},
+                "preprocessing": {"region": "whole", "size": 32, "channels": 3, "mask": {"from": "annotated"}},
+                "training": {"loss": "cross_entropy_dice"},
+            },
+            r"task\.kind: it averages probabilities of classes",
+        ),
         (
             {"training": {"loss": "cross_entropy", "batch_size": 8, "optimiser": "adam"}},
             r"training\.batch_size, training\.optimiser: leave them",
@@ -165,6 +190,18 @@ def test_a_study_of_an_ensemble_asks_for_nothing_that_does_nothing(changes: dict
     assert ensemble_study(member_study(), MEMBERS).weight_files.keys() == {"model.members.0", "model.members.1"}
     with pytest.raises(StudyError, match=sentence):
         ensemble_study(member_study(), MEMBERS, **changes)
+
+
+def test_a_members_file_that_is_missing_is_named_where_it_was_looked_for(tmp_path: Path) -> None:
+    study = ensemble_study(member_study(), MEMBERS)
+    digests = StartingPoint(manifest_digest="0" * 64, model_digest="0" * 64, frozen_digest="0" * 64)
+    with pytest.raises(WeightsUnavailableError) as problem:
+        build_own(study, digests, tmp_path)
+    assert str(tmp_path / "1.safetensors") in str(problem.value)
+    (tmp_path / "study.json").write_text(json.dumps(study.to_data()))
+    console = Console(file=io.StringIO(), width=1000)
+    assert not check_studies([tmp_path / "study.json"], console, weights_root=tmp_path)
+    assert str(tmp_path / "1.safetensors") in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("key", ["optimiser", "learning_rate"])
