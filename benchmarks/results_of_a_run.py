@@ -392,8 +392,8 @@ def meaning(run: Run) -> str:
             + (
                 "Figures of all together are means over all test images, of which the largest hospital has most."
                 if report.pooled.masks is not None
-                else "The pooled AUC says how well images are ranked inside a hospital: it is weighted by test images, so a hospital with few "
-                "positives counts for as much as it has images."
+                else "The pooled AUC says how well images are ranked inside a hospital: it is weighted by test images, so a hospital with "
+                "few positives counts for as much as it has images."
             )
         )
     return "### What these figures mean and don't\n\n" + "\n".join(f"- {line}" for line in lines)
