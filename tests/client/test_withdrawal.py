@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import client.withdrawal as withdrawal_module
 from benchmarks.bare_run import study_values
-from client import answered, work
+from client import answered, evaluation_work, work
 from client.cli import app
 from client.cohort import OpenCohort, _require_classes, open_cohort, selected
 from client.data import cache, packs
@@ -311,13 +311,13 @@ def test_a_round_that_is_under_way_ends_with_the_patient_and_is_cleaned_then(
     work.do(task_of(folder, "prepare", 0))
     patient, keys = somebody_in(folder, "test")
     images = len(opened(folder).parts["test"])
-    page = work.write_page
+    page = evaluation_work.write_page
 
     def withdrawing(*arguments: Any, **named: Any) -> Path:
         withdraw(folder, patient)  # by a person, while the evaluation goes on
         return page(*arguments, **named)
 
-    monkeypatch.setattr(work, "write_page", withdrawing)
+    monkeypatch.setattr(evaluation_work, "write_page", withdrawing)
     result = work.do(task_of(folder, "evaluate", 1))
     assert result.evaluated is not None and result.evaluated.images == images
     assert files_naming(folder, keys | {patient}) == []
@@ -328,13 +328,13 @@ def test_a_first_preparation_that_is_under_way_is_cleaned_too(
     folder: SiteFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patient, keys = next(iter(patients_of(folder).items()))
-    evaluated = work._evaluated
+    evaluated = work.evaluated_classes
 
     def withdrawing(*arguments: Any, **named: Any) -> Any:
         withdraw(folder, patient)
         return evaluated(*arguments, **named)
 
-    monkeypatch.setattr(work, "_evaluated", withdrawing)
+    monkeypatch.setattr(work, "evaluated_classes", withdrawing)
     work.do(task_of(folder, "prepare", 0))
     assert files_naming(folder, keys | {patient}) == []
 
