@@ -96,8 +96,11 @@ def googlenet(study: Study) -> Network:
 
     Raises StudyError where torchvision's weights would see pixels on another scale than they were trained on.
     """
-    normalise = study.preprocessing.normalise or Normalise(mean=[0.0], std=[1.0])
-    if study.model.weights == "torchvision" and {*normalise.mean, *normalise.std} != {0.5}:
+    recipe = study.preprocessing
+    normalise = recipe.normalise or Normalise(mean=[0.0], std=[1.0])
+    # With layer normalisation each image has a scale of its own, which no constants are: the study means it so.
+    by_constants = recipe.layer_normalise is None
+    if study.model.weights == "torchvision" and by_constants and {*normalise.mean, *normalise.std} != {0.5}:
         raise StudyError(
             "model.weights: torchvision's GoogLeNet was trained on (x - 0.5) / 0.5; "
             "set preprocessing.normalise to {mean: [0.5], std: [0.5]}"

@@ -11,9 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from shared.errors import StudyError
 from shared.models import build_network
 from shared.models.network import Network
-from shared.models.registry import MODELS
+from shared.models.registry import MODELS, builder_of
 from shared.models.weights import TORCHVISION_WEIGHTS, fit_weights
 from shared.study import Study
+from shared.study_pixels import LayerNormalise
 from shared.torchvision_cpu import import_torchvision
 
 MakeStudy = Callable[..., Study]
@@ -196,3 +197,10 @@ def test_googlenets_convolutions_do_not_start_so_small_that_adam_overturns_them(
     layer = network.get_submodule("inception5b.branch1.conv")
     assert isinstance(layer, nn.Conv2d)
     assert float(layer.weight.detach().std()) == pytest.approx((2 / layer.out_channels) ** 0.5, rel=0.05)
+
+
+def test_googlenets_published_weights_may_see_an_input_that_is_layer_normalised(make_study: MakeStudy) -> None:
+    """As in the study of the diagnosis system, where each image has a scale of its own."""
+    study = make_study(name="googlenet", weights="torchvision")
+    recipe = study.preprocessing.model_copy(update={"layer_normalise": LayerNormalise(gamma=1.2, beta=0.1)})
+    assert builder_of("googlenet")(study.model_copy(update={"preprocessing": recipe})).feature_dim == 1024
