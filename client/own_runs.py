@@ -27,6 +27,9 @@ from shared.study import Study
 
 _NOTE, _STEPS, _FIGURES = "run.json", "instructions.jsonl", "figures.json"
 
+#: The hospital's own page of a run, in the run's folder.
+PAGE_NAME = "evaluation.html"
+
 
 class RunNote(Strict):
     """Which run this is."""

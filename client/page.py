@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from client.data.records import Part
@@ -29,14 +28,13 @@ from client.page_figures import (
 )
 from client.page_heat import Pictures, looks
 from client.page_template import MACROS, PAGE
+from client.page_writing import about, write
 from shared.metrics.classification import Predictions
 from shared.metrics.over_classes import Counted, OverClasses, over_classes
-from shared.private_file import write_private
 from shared.profile import Profile
 from shared.results import METRICS, Difference, Estimate, Evaluated, HeadResult
 from shared.study import Study
 
-PAGE_NAME = "evaluation.html"
 _SIDE = 280.0
 _TITLES = {
     "accuracy": "Accuracy",
@@ -81,7 +79,7 @@ def write_page(
     best = "svm" if "svm" in results else "network"
     head = scores.heads[best]
     classes = study.task.class_names
-    percent = f"{100 * study.evaluation.confidence:g}"
+    frame = about(run, profile, study)
     positive = study.task.positive_class
     points = feature_map(parts["train"], test, head.predicted != head.truth, seed=seed)
     pictures = Pictures(image_of, heat)
@@ -89,22 +87,12 @@ def write_page(
     shown = [name for name in ("network", "svm") if name in results]
     values: dict[str, Any] = {
         "side": _SIDE,
-        "site": profile.site,
-        "site_title": profile.title,
-        "synthetic": profile.data.synthetic,
-        "external": profile.role == "external_test",
-        "artificial": profile.data.part,
-        "stand_in": profile.data.patient_stand_in,
-        "run": run,
-        "study": study,
-        "digest": study.digest(),
+        **frame,
         "classes": classes,
         "positive": positive,
         "many": len(classes) > 2,
         "argmax": study.outputs > 1,
-        "percent": percent,
-        "resamples": study.evaluation.resamples,
-        "headline": _headline(evaluated, results[best], best, positive, percent),
+        "headline": _headline(evaluated, results[best], best, positive, frame["percent"]),
         "boxes": _boxes(results, shown, evaluated),
         "heads": [
             {
@@ -157,10 +145,7 @@ def write_page(
         "mask": study.preprocessing.mask_in_words(),
         "sections": list(sections),
     }
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    path = folder / PAGE_NAME
-    write_private(path, environment.from_string(MACROS + PAGE).render(values).encode("utf-8"))
-    return path
+    return write(folder, MACROS + PAGE, values)
 
 
 def _number(value: float | None) -> str:

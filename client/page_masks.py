@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
 from client.data.records import Part
 from client.masks import PartMasks
 from client.outlines import outlined
-from client.page import PAGE_NAME
 from client.page_figures import ImageOf, png_data_uri
 from client.page_masks_template import PAGE
+from client.page_writing import about, write
 from shared.metrics.segmentation import mask_figures
-from shared.private_file import write_private
 from shared.profile import Profile
 from shared.results import MASK_METRICS, Difference, Estimate, Evaluated, MaskResult, PartCounts
 from shared.study import Study
@@ -59,20 +57,10 @@ def write_mask_page(
     if masks is None:
         raise ValueError("Expected an evaluation of masks, but got one of classes")
     figures = mask_figures(test.counts)
-    percent = f"{100 * study.evaluation.confidence:g}"
+    frame = about(run, profile, study)
     values: dict[str, Any] = {
-        "site": profile.site,
-        "site_title": profile.title,
-        "synthetic": profile.data.synthetic,
-        "external": profile.role == "external_test",
-        "artificial": profile.data.part,
-        "stand_in": profile.data.patient_stand_in,
-        "run": run,
-        "study": study,
-        "digest": study.digest(),
-        "percent": percent,
-        "resamples": study.evaluation.resamples,
-        "headline": _headline(evaluated, masks, percent),
+        **frame,
+        "headline": _headline(evaluated, masks, frame["percent"]),
         "boxes": [
             {"title": TITLES[name], **_cell(getattr(masks, name))} for name in ("iou", "dice", "thresholded_iou")
         ],
@@ -92,10 +80,7 @@ def write_mask_page(
         ],
         "parts": {name: parts[name] for name in ("train", "validation", "test") if name in parts},
     }
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    path = folder / PAGE_NAME
-    write_private(path, environment.from_string(PAGE).render(values).encode("utf-8"))
-    return path
+    return write(folder, PAGE, values)
 
 
 def _chosen(dice: NDArray[np.float64], most: int) -> dict[str, list[int]]:

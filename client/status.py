@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from client.node import STATUS, is_up
-from client.own_runs import OwnFigures, OwnRun, Step, own_runs
+from client.own_runs import PAGE_NAME, OwnFigures, OwnRun, Step, own_runs
 from client.publications import Standing, standings
 from client.site_folder import Progress, SiteFolder
 from client.withdrawn import withdrawn
@@ -16,8 +16,6 @@ from shared.errors import InputError
 from shared.release import Release
 from shared.results import DESCRIPTOR_METRICS, MASK_METRICS, METRICS, Estimate
 from shared.schema import Strict
-
-_PAGE = "evaluation.html"
 
 
 class NodeNow(Strict):
@@ -200,7 +198,7 @@ def _line(run: OwnRun) -> RunLine:
 
 
 def _page(run: OwnRun) -> str | None:
-    path = run.folder / _PAGE
+    path = run.folder / PAGE_NAME
     return str(path) if path.exists() else None
 
 

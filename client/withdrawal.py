@@ -21,14 +21,12 @@ from client.data.cache import forget_records
 from client.data.records import Record
 from client.data.registry import adapter_for
 from client.kept_rows import forget_rows
-from client.own_runs import OwnRun, own_runs, read_run
+from client.own_runs import PAGE_NAME, OwnRun, own_runs, read_run
 from client.publications import publications
 from client.roll import Roll, forget_in_roll, load_roll
 from client.site_folder import SiteFolder
 from client.withdrawn import Spent, Tags, Withdrawal, normalised, withdrawn, withdrawn_tags, write_withdrawn
 from shared.errors import ConsiliumError, InputError, StorageError
-
-_PAGE = "evaluation.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +150,7 @@ def _forget(
     for run_folder in sorted(path for path in (folder.path / "runs").glob("*") if path.is_dir()):
         for path in sorted([*run_folder.glob("scores-*.npz"), *run_folder.glob("masks-*.npz")]):
             forget_rows(path, keys)
-        page = run_folder / _PAGE
+        page = run_folder / PAGE_NAME
         if page.exists() and (run_folder in touched or _names_one(page, keys)):
             page.unlink(missing_ok=True)
             pages.append(page)

@@ -8,7 +8,9 @@ from markupsafe import Markup
 
 from server.report import charts, words
 from server.report.charts import Interval, Series
-from server.report.schema import Figure, Report
+from server.report.gain_chart import Change, gain_chart
+from server.report.schema import Figure, MaskReport, PooledDifference, PooledMasks, Report
+from shared.results import Difference
 
 #: Columns of the tables of figures: field and title.
 COLUMNS = (
@@ -60,27 +62,16 @@ def _row(name: str, style: int, figure: Figure, *, pooled: bool = False) -> Inte
 
 
 def _gain_chart(report: Report) -> Markup | None:
-    rows: list[Interval] = []
-    sides = [
-        (words.name_of(report, name), style, site.masks, False)
+    sites = [
+        Change(words.name_of(report, name), style, _iou_gain(site.masks), True, False)
         for style, (name, site) in enumerate(report.sites.items())
     ]
-    for name, style, masks, pooled in [*sides, (words.all_hospitals(report).lower(), 0, report.pooled.masks, True)]:
-        one = masks.gain.get("iou") if masks is not None and masks.gain else None
-        if one is not None:
-            text = (
-                f"{words.signed_number(one.value)}  ({words.signed_number(one.low)} to {words.signed_number(one.high)})"
-            )
-            rows.append(Interval(name, style, one.value, one.low, one.high, text, filled=True, pooled=pooled))
-    if not rows:
-        return None
-    low = min(0.0, *(row.low for row in rows if row.low is not None))
-    high = max(0.0, *(row.high for row in rows if row.high is not None))
-    marks = charts.ticks(low - 0.02, high + 0.02)
-    return charts.interval_chart(
-        rows, label="Change of mean IoU since round 0 with interval by hospital and for all; figures in the table below",
-        x_label="change of mean IoU since round 0", x_range=(marks[0], marks[-1]), reference=0.0, says="no change",
-    )  # fmt: skip
+    together = Change(words.all_hospitals(report).lower(), 0, _iou_gain(report.pooled.masks), True, True)
+    return gain_chart([*sites, together], of="mean IoU")
+
+
+def _iou_gain(masks: MaskReport | PooledMasks | None) -> Difference | PooledDifference | None:
+    return masks.gain.get("iou") if masks is not None and masks.gain else None
 
 
 def _dice_chart(report: Report) -> Markup | None:

@@ -9,15 +9,14 @@ from server.report.words import (
     Statement,
     all_hospitals,
     course,
-    improvement,
     interval_of_hundred,
     joined,
     kept_apart,
     no_evaluation,
     number,
     of_hundred,
-    signed_number,
     span,
+    taught,
     units,
 )
 
@@ -96,21 +95,7 @@ def _found(report: Report, pooled: PooledMasks) -> Statement:
 
 def _learned(report: Report, pooled: PooledMasks) -> Statement:
     gain = pooled.gain.get("iou") if pooled.gain else None
-    if gain is None:
-        return Statement("What the rounds taught the network is not known: there is no evaluation of round 0.", "plain")
-    start = "untrained" if report.study["model"]["weights"] == "none" else "starting"
-    proof = improvement(gain)
-    text = (
-        f"The rounds changed the mean IoU by {signed_number(gain.value)} ({signed_number(gain.low)} to {signed_number(gain.high)}) "
-        f"against the {start} network of round 0, on the same images. "
-        + {
-            "shown": "The interval lies above 0: the improvement is shown.",
-            "not shown": "The interval includes 0: no improvement is shown.",
-            "worse": "The interval lies below 0: training made it worse.",
-            "plain": "",
-        }[proof]
-    )
-    return Statement(text, proof)
+    return taught(report, gain, whom="the network", what="the mean IoU")
 
 
 def _external(report: Report) -> list[Statement]:

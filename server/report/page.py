@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,11 +13,13 @@ from markupsafe import Markup
 
 from server.report import charts, mask_words, noised_words, words
 from server.report.charts import Bar, Interval, Series
+from server.report.gain_chart import Change, gain_chart
 from server.report.mask_page import mask_values
 from server.report.paper import paper_table
-from server.report.schema import Figure, HeadReport, PooledHead, Report, SiteReport
+from server.report.schema import Figure, HeadReport, PooledDifference, PooledHead, Report, SiteReport
 from shared.exact import as_float
 from shared.metrics.over_classes import NOISED
+from shared.results import Difference
 from shared.run_records import Miss
 
 HeadKey = Literal["network", "svm", "svm_paper"]
@@ -203,43 +205,27 @@ def _row(name: str, style: int, figure: Figure, *, filled: bool, pooled: bool = 
 
 
 def _gain_chart(report: Report) -> Markup | None:
-    rows: list[Interval] = []
-
-    def add(name: str, style: int, gain: Mapping[Any, Any] | None, head: str, pooled: bool) -> None:
-        one = gain.get("auc") if gain else None
-        if one is not None:
-            text = (
-                f"{words.signed_number(one.value)}  ({words.signed_number(one.low)} to {words.signed_number(one.high)})"
-            )
-            rows.append(Interval(name, style, one.value, one.low, one.high, text, filled=head == "svm", pooled=pooled))
-
-    for style, (name, site) in enumerate(report.sites.items()):
-        for head in _heads(report):
-            result = _head_of(site, head)
-            add(
-                f"{words.name_of(report, name)}, {words.HEADS[head]}",
-                style,
-                result.gain if result else None,
-                head,
-                False,
-            )
-    for head in _heads(report):
-        add(
-            f"{words.all_hospitals(report).lower()}, {words.HEADS[head]}",
-            0,
-            getattr(report.pooled, head).gain,
-            head,
-            True,
+    sites = [
+        Change(
+            f"{words.name_of(report, name)}, {words.HEADS[head]}",
+            style,
+            _auc_gain(_head_of(site, head)),
+            head == "svm",
+            False,
         )
-    if not rows:
-        return None
-    low = min(0.0, *(row.low for row in rows if row.low is not None))
-    high = max(0.0, *(row.high for row in rows if row.high is not None))
-    marks = charts.ticks(low - 0.02, high + 0.02)
-    return charts.interval_chart(
-        rows, label="Change of AUC since round 0 with interval by hospital and for all; figures in the table below",
-        x_label="change of AUC since round 0", x_range=(marks[0], marks[-1]), reference=0.0, says="no change",
-    )  # fmt: skip
+        for style, (name, site) in enumerate(report.sites.items())
+        for head in _heads(report)
+    ]
+    name = words.all_hospitals(report).lower()
+    together = [
+        Change(f"{name}, {words.HEADS[head]}", 0, _auc_gain(getattr(report.pooled, head)), head == "svm", True)
+        for head in _heads(report)
+    ]
+    return gain_chart([*sites, *together], of="AUC")
+
+
+def _auc_gain(head: HeadReport | PooledHead | None) -> Difference | PooledDifference | None:
+    return head.gain.get("auc") if head is not None and head.gain else None
 
 
 def _curves(report: Report) -> list[tuple[str, str, Markup]]:

@@ -318,15 +318,18 @@ def _ranked(report: Report, head: HeadName, pooled: PooledHead) -> Statement:
 def _learned(report: Report, head: HeadName) -> Statement:
     pooled: PooledHead = getattr(report.pooled, head)
     gain = pooled.gain.get("auc") if pooled.gain else None
+    return taught(report, gain, whom=f"the {HEADS[head]}", what=f"the {HEADS[head]}'s AUC")
+
+
+def taught(report: Report, gain: PooledDifference | None, *, whom: str, what: str) -> Statement:
+    """What the rounds changed: `what`, a figure of `whom`, by `gain`; None where there is no evaluation of round 0."""
     if gain is None:
-        return Statement(
-            f"What the rounds taught the {HEADS[head]} is not known: there is no evaluation of round 0.", "plain"
-        )
+        return Statement(f"What the rounds taught {whom} is not known: there is no evaluation of round 0.", "plain")
     start = "untrained" if report.study["model"]["weights"] == "none" else "starting"
     proof = improvement(gain)
     text = (
-        f"The rounds changed the {HEADS[head]}'s AUC by {signed_number(gain.value)} ({signed_number(gain.low)} to "
-        f"{signed_number(gain.high)}) against the {start} network of round 0, on the same images. "
+        f"The rounds changed {what} by {signed_number(gain.value)} ({signed_number(gain.low)} to {signed_number(gain.high)}) "
+        f"against the {start} network of round 0, on the same images. "
         + {
             "shown": "The interval lies above 0: the improvement is shown.",
             "not shown": "The interval includes 0: no improvement is shown.",
