@@ -29,8 +29,8 @@ def removal_section(removal: Removal, recipe: Preprocessing) -> Markup:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pairs = [(one.key, png_data_uri(_planes(one.before)), png_data_uri(_planes(one.after))) for one in removal.pairs]
     text = environment.from_string(_SECTION).render(
-        removal=removal, pairs=pairs, names=", ".join(recipe.remove).capitalize(), crops=recipe.crops,
-        fills=bool({"hair", "ruler"} & set(recipe.remove)),
+        removal=removal, pairs=pairs, names=", ".join(recipe.remove).capitalize(), crops=bool(recipe.cuts),
+        fills=bool(recipe.fills),
     )  # fmt: skip
     return Markup(text)
 

@@ -15,7 +15,7 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import Field, ValidationError
 
@@ -25,6 +25,8 @@ from shared.ledger.entries import RunName
 from shared.schema import Strict
 
 _PREFIX = "consilium."
+#: The study of the run, in its RFC 8785 form.
+STUDY_KEY = f"{_PREFIX}study"
 _METADATA = "__metadata__"
 #: A longer header is refused by safetensors too.
 _LONGEST_HEADER = 100_000_000
@@ -54,13 +56,9 @@ def read_provenance(path: Path) -> Provenance | None:
         return None
     try:
         with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length <= _LONGEST_HEADER else None
-        told = dict(header.get(_METADATA, {}))  # type: ignore[union-attr]
+            told = metadata_in(stream, path)
     except OSError as problem:
         raise WeightsUnavailableError(f"{path}: can't be read: {problem.strerror or problem}") from None
-    except (struct.error, ValueError, AttributeError, TypeError, RecursionError):
-        raise WeightsError(f"{path}: expected a safetensors file, but its header is damaged") from None
     ours = {name: told[key] for name in Provenance.model_fields if (key := f"{_PREFIX}{name}") in told}
     if not ours:
         return None
@@ -71,6 +69,16 @@ def read_provenance(path: Path) -> Provenance | None:
         raise WeightsError(
             f"{path}: its metadata names a federated run, but not as `consilium-server export` writes it; export the model again"
         ) from None
+
+
+def metadata_in(stream: IO[bytes], path: Path) -> dict[str, str]:
+    """What the safetensors file that begins here says of itself; `path` names it in errors. Raises WeightsError for a damaged header."""
+    try:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length)) if length <= _LONGEST_HEADER else None
+        return dict(header.get(_METADATA, {}))  # type: ignore[union-attr]
+    except (struct.error, ValueError, AttributeError, TypeError, RecursionError):
+        raise WeightsError(f"{path}: expected a safetensors file, but its header is damaged") from None
 
 
 def with_provenance(content: bytes, provenance: Provenance) -> bytes:
@@ -84,7 +92,7 @@ def with_provenance(content: bytes, provenance: Provenance) -> bytes:
         f"{_PREFIX}ancestors": json.dumps(provenance.ancestors),
         f"{_PREFIX}round": str(provenance.round),
         f"{_PREFIX}run": provenance.run,
-        f"{_PREFIX}study": canonical_json(provenance.study).decode(),
+        STUDY_KEY: canonical_json(provenance.study).decode(),
     }
     text = json.dumps({**header, _METADATA: told}, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8

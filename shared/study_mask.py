@@ -15,7 +15,7 @@ class AnnotatedMask(Strict):
 
     source: Literal["annotated"] = Field(alias="from")
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class PredictedMask(Strict):
@@ -29,7 +29,7 @@ class PredictedMask(Strict):
     weights: WeightsFile
     threshold: float = Field(default=0.5, gt=0, lt=1, description="probability from which a pixel is marked")
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
 
 MaskSource = AnnotatedMask | PredictedMask

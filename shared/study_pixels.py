@@ -81,9 +81,14 @@ class Preprocessing(Strict):
         return tuple(one for one in get_args(Removed) if one in value)
 
     @property
-    def crops(self) -> bool:
-        """Whether an image is cut to what it shows."""
-        return not {"borders", "vignette"}.isdisjoint(self.remove)
+    def cuts(self) -> tuple[Removed, ...]:
+        """What is removed by cutting the image to what it shows."""
+        return tuple(one for one in self.remove if one in ("borders", "vignette"))
+
+    @property
+    def fills(self) -> tuple[Removed, ...]:
+        """What is removed by filling it from the skin around."""
+        return tuple(one for one in self.remove if one in ("hair", "ruler"))
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:

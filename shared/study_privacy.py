@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 
 from shared.exact import WrittenExact, WrittenShare
 from shared.schema import Strict
-from shared.study_mask import PredictedMask
 
 if TYPE_CHECKING:
     from shared.study import Study
@@ -109,9 +108,6 @@ def obstacles(study: Study) -> Iterator[str]:
         yield "evaluation.baseline: the starting model's figures would be another release; set it to false"
     if study.evaluation.release is None:
         yield "evaluation.release: exact counts of test patients can't leave a private run; give an epsilon"
-    weights = study.model.weights
-    if not isinstance(weights, str) and weights.origin != "public":
-        yield "model.weights.origin: weights trained on a federation's patients would be an unrecorded release; they must be public"
-    mask = study.preprocessing.mask
-    if isinstance(mask, PredictedMask) and mask.weights.origin != "public":
-        yield "preprocessing.mask.weights.origin: its training patients would have an unrecorded release; take public weights"
+    for key, weights in study.weight_files.items():
+        if weights.origin != "public":
+            yield f"{key}.origin: weights trained on a federation's patients would be an unrecorded release; they must be public"

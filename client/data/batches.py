@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from client.data.augmentation import displaced, is_identity, retouched
 from client.data.cache import ImageStore
-from shared.models.inputs import with_metadata
+from shared.models.inputs import Normaliser, with_metadata
 from shared.study_augmentation import Augmentation
 from shared.study_pixels import Preprocessing
 
@@ -77,9 +76,7 @@ class Batches:
         self._device, self._memory_format = torch.device(device), memory_format
         self._generator, self._augmentation = generator, augmentation
         self._shuffled = generator is not None and shuffle
-        constants = recipe.normalise
-        self._mean: Tensor | None = None if constants is None else self._constant(constants.mean)
-        self._std: Tensor | None = None if constants is None else self._constant(constants.std)
+        self._normalised = Normaliser(recipe, self._device)
 
     def __len__(self) -> int:
         """Batches in one epoch."""
@@ -127,15 +124,9 @@ class Batches:
             images = retouched(images, self._augmentation, self._generator)
         if images.shape[1] != self._recipe.channels:
             images = images.expand(-1, self._recipe.channels, -1, -1)
-        if self._mean is not None and self._std is not None:
-            images = (images - self._mean) / self._std
-        if (layer := self._recipe.layer_normalise) is not None:
-            images = F.layer_norm(images, images.shape[1:]) * layer.gamma + layer.beta
+        images = self._normalised(images)
         if mask is not None:
             images = torch.cat([images, mask], dim=1)
         if self._metadata is not None:
             images = with_metadata(images, torch.from_numpy(self._metadata[rows]).to(self._device))
         return images.contiguous(memory_format=self._memory_format)
-
-    def _constant(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None, None]

@@ -52,9 +52,7 @@ def removal_of(records: Sequence[Record], recipe: Preprocessing, *, most: int, s
     """Look at `most` records at most, drawn by `seed`. The same input and seed give the same figures; what can't be read is counted."""
     drawn = np.sort(np.random.default_rng(seed).permutation(len(records))[:most])
     as_it_came = recipe.model_copy(update={"remove": ()})
-    only_cut = recipe.model_copy(
-        update={"remove": tuple(one for one in recipe.remove if one in ("borders", "vignette"))}
-    )
+    only_cut = recipe.model_copy(update={"remove": recipe.cuts})
     shares: list[float] = []
     kept: list[float] = []
     pairs: list[tuple[float, Pair]] = []

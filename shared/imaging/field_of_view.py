@@ -5,13 +5,12 @@ Both are told from one image alone. What is found is a crop, so that no pixel is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.imaging.masks import Mask
+from shared.imaging.masks import Box, Mask
 from shared.imaging.pixels import Pixels
 from shared.study_pixels import Preprocessing
 
@@ -27,31 +26,17 @@ _SIDE = 100
 _LEAST = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """Rows `top` to `bottom` and columns `left` to `right` of an image, the ends not included."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    def of(self, array: NDArray[Any]) -> NDArray[Any]:
-        """That part of an image, or of its mask, as a view."""
-        return array[self.top : self.bottom, self.left : self.right]
-
-
-def view_of(pixels: Pixels, recipe: Preprocessing) -> View:
+def view_of(pixels: Pixels, recipe: Preprocessing) -> Box:
     """What is left of the image where `recipe.remove` names borders, vignette or both; else the whole."""
-    view = View(0, 0, *pixels.size)
-    if recipe.crops:
+    view = Box(0, 0, *pixels.size)
+    if recipe.cuts:
         luma = _luma(pixels)
         if "borders" in recipe.remove:
             view = _without_bars(luma)
         if "vignette" in recipe.remove:
             view = _inscribed(luma, view)
-        if (view.bottom - view.top) * (view.right - view.left) < _LEAST * luma.size:
-            view = View(0, 0, *pixels.size)
+        if view.height * view.width < _LEAST * luma.size:
+            view = Box(0, 0, *pixels.size)
     return view
 
 
@@ -60,7 +45,7 @@ def shown(pixels: Pixels, marked: Mask | None, recipe: Preprocessing) -> tuple[P
 
     Where `region: finding` would lose a part of the finding, nothing is cut: the square around it is what counts.
     """
-    if not recipe.crops:
+    if not recipe.cuts:
         return pixels, marked
     view = view_of(pixels, recipe)
     if marked is not None:
@@ -77,11 +62,11 @@ def _luma(pixels: Pixels) -> NDArray[np.float32]:
     return np.asarray(array.mean(axis=2, dtype=np.float32) if array.ndim == 3 else array, dtype=np.float32)
 
 
-def _without_bars(luma: NDArray[np.float32]) -> View:
+def _without_bars(luma: NDArray[np.float32]) -> Box:
     black = luma < _BLACK * float(np.median(luma))
     top, bottom = _ends(black.mean(axis=1) >= _SHARE)
     left, right = _ends(black.mean(axis=0) >= _SHARE)
-    return View(top, left, bottom, right)
+    return Box(top, left, bottom, right)
 
 
 def _ends(bar: NDArray[np.bool_]) -> tuple[int, int]:
@@ -89,7 +74,7 @@ def _ends(bar: NDArray[np.bool_]) -> tuple[int, int]:
     return (int(shown[0]), int(shown[-1]) + 1) if len(shown) else (0, len(bar))
 
 
-def _inscribed(luma: NDArray[np.float32], view: View) -> View:
+def _inscribed(luma: NDArray[np.float32], view: Box) -> Box:
     """The largest upright rectangle in `view` that touches nothing of the dark surroundings, to a hundredth of the longer side."""
     from scipy import ndimage
 
@@ -105,7 +90,7 @@ def _inscribed(luma: NDArray[np.float32], view: View) -> View:
         return view
     top, left, bottom, right = _largest_rectangle(~np.isin(dark, corners))
     # What the blocks leave over at the right and at the bottom is kept where the rectangle reaches it.
-    return View(
+    return Box(
         view.top + top * step,
         view.left + left * step,
         view.bottom if bottom == rows else view.top + bottom * step,

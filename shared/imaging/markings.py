@@ -33,10 +33,9 @@ _FILL = (1.5, 4.0, 12.0)
 
 def without_markings(levels: Levels, recipe: Preprocessing) -> Levels:
     """(H, W) or (H, W, 3) in [0, 1] without the hair and ruler that `recipe.remove` names; the very array where none is found."""
-    kinds = {"hair", "ruler"} & set(recipe.remove)
-    if not kinds:
+    if not recipe.fills:
         return levels
-    marked = markings(levels, hair="hair" in kinds, ruler="ruler" in kinds)
+    marked = markings(levels, hair="hair" in recipe.fills, ruler="ruler" in recipe.fills)
     return filled(levels, marked) if marked.any() else levels
 
 

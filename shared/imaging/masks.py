@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,10 @@ class Box:
     @property
     def width(self) -> int:
         return self.right - self.left
+
+    def of(self, array: NDArray[Any]) -> NDArray[Any]:
+        """That part of an image, or of its mask, as a view."""
+        return array[self.top : self.bottom, self.left : self.right]
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Mask:

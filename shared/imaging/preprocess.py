@@ -132,7 +132,7 @@ def unenhanced(
 def _levels(pixels: Pixels, square: Square, recipe: Preprocessing) -> NDArray[np.float32]:
     inside = unit_intensities(cut(pixels.array, square), pixels.bits, recipe.intensity)
     levels = padded(inside, pixels.size, square)
-    if {"hair", "ruler"} & set(recipe.remove):
+    if recipe.fills:
         # A hair is some pixels wide in an image of this size, and time does not grow with the camera.
         levels = without_markings(resized(levels, min(square.side, max(LONGEST_SIDE, recipe.size))), recipe)
     small = resized(levels, recipe.size)

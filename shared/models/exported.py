@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from shared.errors import ConsiliumError, WeightsError
 from shared.models.weights import read_described_weights
+from shared.provenance import STUDY_KEY
 from shared.study import Study, study_from_data
 from shared.study_model import WeightsFile
-
-#: Key of a .safetensors file's metadata: the study, in its RFC 8785 form.
-STUDY_KEY = "consilium.study"
 
 Built = TypeVar("Built", bound=nn.Module)
 

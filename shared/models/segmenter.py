@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from shared.errors import WeightsError
 from shared.models.build import build_network
 from shared.models.exported import exported_network
+from shared.models.inputs import Normaliser
 from shared.study import Study
 from shared.study_mask import PredictedMask
 from shared.study_model import WeightsFile
@@ -47,17 +47,9 @@ class NetworkSegmenter:
         image = torch.from_numpy(np.ascontiguousarray(levels if levels.ndim == 3 else levels[..., None]))
         planes = image.permute(2, 0, 1).expand(self.recipe.channels, -1, -1)[None].to(torch.float32)
         with torch.inference_mode():
-            logits: Tensor = self.network(self._normalised(planes).to(self.device))
+            logits: Tensor = self.network(Normaliser(self.recipe)(planes).to(self.device))
             found: NDArray[np.float32] = logits[0, 0].float().sigmoid().cpu().numpy()
         return found
-
-    def _normalised(self, planes: Tensor) -> Tensor:
-        if (constants := self.recipe.normalise) is not None:
-            mean, std = (torch.tensor(values)[:, None, None] for values in (constants.mean, constants.std))
-            planes = (planes - mean) / std
-        if (layer := self.recipe.layer_normalise) is not None:
-            planes = F.layer_norm(planes, planes.shape[1:]) * layer.gamma + layer.beta
-        return planes
 
 
 def segmenter_of(
@@ -83,7 +75,7 @@ def segmenter_of(
             f"{_KEY}: {weights.file}: study {study.name} was trained on squares around findings, but the study that names it prepares "
             "whole images; use region: finding, or weights that were trained on whole images"
         )
-    own, its = (sorted({"borders", "vignette"} & set(one.remove)) for one in (recipe, study.preprocessing))
+    own, its = recipe.cuts, study.preprocessing.cuts
     if own != its:
         raise WeightsError(
             f"{_KEY}: {weights.file}: study {study.name} was trained on images from which {', '.join(its) or 'nothing'} was cut off, "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import tempfile
 import time
@@ -21,6 +20,7 @@ from torch import Tensor
 from shared.errors import StorageError, WeightsError, WeightsUnavailableError
 from shared.models.attention import Attention
 from shared.models.network import FederatedNetwork
+from shared.provenance import metadata_in
 from shared.study_model import WeightsFile
 from shared.torchvision_cpu import import_torchvision
 
@@ -67,7 +67,7 @@ def read_described_weights(
     """As `read_weights`, and what a .safetensors file says of itself in its metadata (nothing: {}). `key` names it in the study."""
     path, content = _read_verified(weights, root=root, key=key)
     tensors = _tensors(content, path, key)
-    return tensors, _metadata(content) if path.suffix == ".safetensors" else {}
+    return tensors, metadata_in(io.BytesIO(content), path) if path.suffix == ".safetensors" else {}
 
 
 def _read_verified(weights: WeightsFile, *, root: Path | None = None, key: str) -> tuple[Path, bytes]:
@@ -87,12 +87,6 @@ def _read_verified(weights: WeightsFile, *, root: Path | None = None, key: str) 
             f"{key}: {path}: expected SHA-256 {weights.sha256}, but got {found}; this is another file than the study means"
         )
     return path, content
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """Of a .safetensors file that was read already: its header is JSON, behind its length in 8 bytes."""
-    length = int.from_bytes(content[:8], "little")
-    return dict(json.loads(content[8 : 8 + length]).get("__metadata__", {}))
 
 
 def _tensors(content: bytes, path: Path, key: str = "model.weights") -> dict[str, Tensor]:

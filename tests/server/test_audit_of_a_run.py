@@ -29,7 +29,7 @@ from shared.errors import InputError
 from shared.provenance import Provenance, with_provenance
 from shared.signing import PublicKey
 from shared.study import Study
-from shared.wire import unflatten
+from shared.wire import Manifest, unflatten
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +369,16 @@ def test_a_model_that_a_study_names_is_held_against_the_run_that_it_comes_from(o
     assert (
         checked(tensors, said.model_copy(update={"study": {**said.study, "seed": 99}}), [earlier]).outcome == "violated"
     )
-    tensors[next(iter(tensors))] += 1
+    first = next(iter(tensors))
+    tensors[first] += 1
     assert checked(tensors, said, [earlier]).outcome == "violated"
+    pieces = {f"layer{number}.weight": piece for number, piece in enumerate(np.array_split(last, 5))}
+    many = replace(earlier, manifest=Manifest.of(pieces))
+    assert checked(pieces, said, [many]).outcome == "proven"
+    without_heads = {name: pieces[name] for name in list(pieces)[:3]}
+    proven = checked(without_heads, said, [many])
+    assert proven.outcome == "proven" and "layer3 and layer4 left out" in proven.why
+    lacking = checked({name: pieces[name] for name in list(pieces)[:2]}, said, [many])
+    assert lacking.outcome == "violated" and "lacks 3 of its trained layers" in lacking.why
     assert checked({"elsewhere": last}, said, [earlier]).outcome == "violated"
     assert check_named_models(earlier, [], []) == []
