@@ -346,10 +346,14 @@ def _check_prepared(prepared: Prepared, task: Task) -> None:
 
 
 def _check_cells(evaluated: Evaluated, task: Task) -> None:
-    """Of the kind that the study is of, histograms by the larger minimum of the study's and the site's, descriptors the study's by name."""
+    """Of the kind that the study is of, descriptors the study's by name; histograms, descriptors and classes of masks by the larger minimum
+    of the study's and the site's.
+    """
     if (evaluated.masks is not None) != (task.study.task.kind == "segmentation"):
         raise EgressError(f"the figures are not of what the study is of, {task.study.task.kind}")
     smallest = smallest_cell(task.study, task.profile.policy)
+    if evaluated.masks is not None and evaluated.masks.minimum_cell < smallest:
+        raise EgressError(f"figures of masks by class are of {evaluated.masks.minimum_cell} images, not of {smallest}")
     histogram = evaluated.masks.histogram if evaluated.masks is not None else None
     if histogram is not None and histogram.minimum_cell < smallest:
         raise EgressError(f"a histogram's cells count from {histogram.minimum_cell}, not from {smallest}")

@@ -17,7 +17,17 @@ from client.page_masks_template import PAGE
 from client.page_writing import about, write
 from shared.metrics.segmentation import mask_figures
 from shared.profile import Profile
-from shared.results import MASK_METRICS, Difference, Estimate, Evaluated, MaskResult, PartCounts
+from shared.results import (
+    MASK_GAINS,
+    MASK_METRICS,
+    Difference,
+    Estimate,
+    Evaluated,
+    MaskClassRow,
+    MaskGain,
+    MaskResult,
+    PartCounts,
+)
 from shared.study import Study
 
 #: True and found mask (H, W) of the i-th test image.
@@ -68,8 +78,13 @@ def write_mask_page(
         "has_gain": masks.gain is not None,
         "classes": study.task.class_names,
         "class_rows": [
-            {"name": name, "images": row.images, "cells": [_cell(row.iou), _cell(row.dice)]}
-            for name, row in zip(study.task.class_names, masks.classes, strict=True)
+            {
+                "name": name,
+                "images": row.images,
+                "stays": row.withheld,
+                "cells": [_cell(_own(row, metric, figures[metric][test.labels == index])) for metric in MASK_GAINS],
+            }
+            for index, (name, row) in enumerate(zip(study.task.class_names, masks.classes, strict=True))
         ],
         "bars": _bars(figures["dice"]),
         "width": _WIDTH,
@@ -81,6 +96,11 @@ def write_mask_page(
         "parts": {name: parts[name] for name in ("train", "validation", "test") if name in parts},
     }
     return write(folder, PAGE, values)
+
+
+def _own(row: MaskClassRow, metric: MaskGain, values: NDArray[np.float64]) -> Estimate:
+    """What leaves of a class; the exact mean of its images' `values` where its figures stay here."""
+    return Estimate(value=float(values.mean())) if row.withheld and values.size else getattr(row, metric)
 
 
 def _chosen(dice: NDArray[np.float64], most: int) -> dict[str, list[int]]:

@@ -32,8 +32,10 @@ one and of the other. Thresholded IoU: an image below 0.65 counts 0. A dash: not
 {% if has_gain %}<p class="soft">Gain: this model less the round-0 model, on the same test patients. An interval above 0 means that the federation taught it something.</p>{% endif %}
 <h3>By class</h3>
 <div class="scroll"><table><thead><tr><th>Class</th><th class="number">Images</th><th>IoU</th><th>Dice</th></tr></thead><tbody>
-{% for row in class_rows %}<tr><th>{{ row.name }}</th><td class="number">{{ row.images }}</td>{% for cell in row.cells %}<td>{{ cell.value }} <small>{{ cell.interval }}</small></td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div></section>
+{% for row in class_rows %}<tr><th>{{ row.name }}{% if row.stays %} *{% endif %}</th><td class="number">{{ row.images }}</td>{% for cell in row.cells %}<td>{{ cell.value }} <small>{{ cell.interval }}</small></td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+{% if class_rows|selectattr("stays")|list %}<p class="soft">* These figures stand on this page only, without an interval: they did not leave, because too few images are of the class, or
+the figures of another such class would follow from them.</p>{% endif %}</section>
 
 <section><h2>How even it is</h2>
 <figure class="wide"><svg width="{{ width + 50 }}" height="{{ height + 45 }}" viewBox="-40 -16 {{ width + 50 }} {{ height + 56 }}" role="img" aria-label="Histogram of Dice">

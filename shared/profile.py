@@ -101,7 +101,10 @@ class Policy(Strict):
 
     minimum_patients: int = Field(default=20, ge=1, description="a study that reaches fewer patients is refused")
     minimum_cell: int = Field(
-        default=5, ge=1, description="smallest histogram cell that may leave; the larger of this and the study's counts"
+        default=5,
+        ge=1,
+        description="smallest histogram cell that may leave, and fewest images of a class whose masks' figures may; the larger of this "
+        "and the study's counts",
     )
     maximum_rounds: int = Field(default=1000, ge=1)
     maximum_update_norm: Annotated[float, Field(gt=0)] = Field(

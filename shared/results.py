@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -54,6 +55,17 @@ class ClassRow(Strict):
     auc: Estimate
 
 
+def _require_cells(edges: Sequence[float], minimum_cell: int, *counts: Sequence[int], needed: str) -> None:
+    """Raises ValueError where edges and cells are not those of a histogram that may leave; `needed` says what each cell counts."""
+    if len(edges) < 2 or any(len(one) != len(edges) - 1 for one in counts):
+        found = " and ".join(str(len(one)) for one in counts)
+        raise ValueError(f"{len(edges)} edges need {needed} between each two, but there are {found}")
+    if any(low >= high for low, high in pairwise(edges)):
+        raise ValueError("edges must ascend")
+    if any(0 < count < minimum_cell for one in counts for count in one):
+        raise ValueError(f"a cell counts fewer than {minimum_cell} images but not none")
+
+
 class ScoreHistogram(Strict):
     """Counts of the positive-class score in bins of [0, 1], apart for images of the positive class and of the rest.
 
@@ -67,16 +79,8 @@ class ScoreHistogram(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> ScoreHistogram:
-        cells = len(self.edges) - 1
-        if cells < 1 or len(self.positive) != cells or len(self.negative) != cells:
-            raise ValueError(
-                f"{len(self.edges)} edges need one positive and one negative count between each two, "
-                f"but there are {len(self.positive)} and {len(self.negative)}"
-            )
-        if any(low >= high for low, high in pairwise(self.edges)):
-            raise ValueError("edges must ascend")
-        if any(0 < count < self.minimum_cell for count in (*self.positive, *self.negative)):
-            raise ValueError(f"a cell counts fewer than {self.minimum_cell} images but not none")
+        counts = (self.positive, self.negative)
+        _require_cells(self.edges, self.minimum_cell, *counts, needed="one positive and one negative count")
         return self
 
 
@@ -135,17 +139,25 @@ class DescriptorResult(Strict):
         return self
 
 
-#: Figures of masks, each a mean over the test images (`shared.metrics.segmentation`), in the order of the tables.
-MASK_METRICS = ("iou", "dice", "thresholded_iou", "pixel_accuracy", "sensitivity", "specificity")
+MaskMetric = Literal["iou", "dice", "thresholded_iou", "pixel_accuracy", "sensitivity", "specificity"]
 MaskGain = Literal["iou", "dice"]
+#: Figures of masks, each a mean over the test images (`shared.metrics.segmentation`), in the order of the tables.
+MASK_METRICS: tuple[MaskMetric, ...] = get_args(MaskMetric)
+#: Those that are divided by class, and that a paired difference is given of.
+MASK_GAINS: tuple[MaskGain, ...] = get_args(MaskGain)
 
 
 class MaskClassRow(Strict):
-    """Figures of the masks of one class's images."""
+    """Figures of the masks of one class's images; undefined where they are withheld, the images being too few."""
 
     images: Count
     iou: Estimate
     dice: Estimate
+
+    @property
+    def withheld(self) -> bool:
+        """Whether there are images, but no figure of them."""
+        return self.images > 0 and self.iou.value is None and self.dice.value is None
 
 
 class DiceHistogram(Strict):
@@ -160,15 +172,7 @@ class DiceHistogram(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> DiceHistogram:
-        cells = len(self.edges) - 1
-        if cells < 1 or len(self.images) != cells:
-            raise ValueError(
-                f"{len(self.edges)} edges need one count between each two, but there are {len(self.images)}"
-            )
-        if any(low >= high for low, high in pairwise(self.edges)):
-            raise ValueError("edges must ascend")
-        if any(0 < count < self.minimum_cell for count in self.images):
-            raise ValueError(f"a cell counts fewer than {self.minimum_cell} images but not none")
+        _require_cells(self.edges, self.minimum_cell, self.images, needed="one count")
         return self
 
 
@@ -186,10 +190,28 @@ class MaskResult(Strict):
     specificity: Estimate = Field(description="of the other pixels")
     #: by class, in the study's order
     classes: list[MaskClassRow]
+    minimum_cell: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description="fewest images of a class whose figures leave, and of all classes together whose figures are withheld beside others': "
+        "they follow from the others and the mean over all",
+    )
     histogram: DiceHistogram | None = Field(default=None, description="None where the cells are too small to leave")
     gain: dict[MaskGain, Difference] | None = Field(
         default=None, description="final minus round 0; None without a baseline"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> MaskResult:
+        told = [row.images for row in self.classes if row.images and not row.withheld]
+        withheld = sum(row.images for row in self.classes if row.withheld)
+        if any(images < self.minimum_cell for images in told):
+            raise ValueError(f"figures of a class with fewer than {self.minimum_cell} images")
+        if told and 0 < withheld < self.minimum_cell:
+            raise ValueError(
+                f"the classes without figures have {withheld} images together, fewer than {self.minimum_cell}, so their "
+                "figures follow from the other classes' and the mean over all"
+            )
+        return self
 
 
 class SvmChoice(Strict):

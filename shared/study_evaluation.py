@@ -21,7 +21,10 @@ class Evaluation(Strict):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     histogram_bins: int = Field(default=100, ge=10, le=1000, description="public equal bins of [0, 1] for the scores")
     minimum_cell: int = Field(
-        default=5, ge=1, description="smallest count of a histogram cell that leaves; neighbours are merged"
+        default=5,
+        ge=1,
+        description="smallest count of a histogram cell that leaves; neighbours are merged. Fewest images of a class whose masks' "
+        "figures leave",
     )
     baseline: bool = Field(
         default=True, description="evaluate the round-0 model too, so that what was learned is a paired figure"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.documents.parts import Block, Fill, Paragraph, Table
 from server.report.mask_page import COLUMNS
+from server.report.mask_words import withheld
 from server.report.schema import Figure, MaskReport, PooledMasks, Report
 from server.report.words import all_hospitals, class_words, improvement, name_of, number, span
 
@@ -43,6 +44,7 @@ def mask_tables(report: Report, pooled: PooledMasks) -> list[Block]:
             ["Class", "Images", "IoU", "Dice"],
             classes,
         ),
+        *([Paragraph(why)] if (why := withheld(report)) is not None else []),
         Paragraph(_verdict(report, pooled)),
     ]
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from server.report import charts, words
 from server.report.charts import Interval, Series
 from server.report.gain_chart import Change, gain_chart
+from server.report.mask_words import withheld
 from server.report.schema import Figure, MaskReport, PooledDifference, PooledMasks, Report
 from shared.results import Difference
 
@@ -33,6 +34,7 @@ def mask_values(report: Report) -> dict[str, Any]:
         "masks": pooled,
         "mask_sites": [site for site in report.sites if report.sites[site].masks is not None],
         "mask_columns": COLUMNS,
+        "masks_withheld": withheld(report),
         "mask_chart": _figures_chart(report),
         "mask_gain_chart": _gain_chart(report),
         "dice_chart": _dice_chart(report),

@@ -53,6 +53,19 @@ def summary(report: Report) -> list[Statement]:
     ]
 
 
+def withheld(report: Report) -> str | None:
+    """Why there is a dash in place of a class's figures; None where a hospital withholds none."""
+    rows = [one for site in report.sites.values() if site.masks is not None for one in site.masks.classes]
+    if not any(one.images and one.iou.value is None for one in rows):
+        return None
+    return (
+        f"Not told: a hospital tells no figures of a class that fewer than {report.study['evaluation']['minimum_cell']} of its test "
+        f"{units(report)} are of (or than its own policy asks for, where that is more), nor of the next smallest class where the first "
+        "would follow from it and the mean over all, nor of any class where its policy keeps them. They are counted in the number of "
+        f"{units(report)}, but are in no figure of the class over all hospitals."
+    )
+
+
 def headlines(report: Report) -> list[Headline]:
     """The large figures over all hospitals. Empty without an evaluation."""
     pooled = report.pooled.masks

@@ -184,9 +184,11 @@ class MaskClassFigures(Strict):
     """The masks of one class's images."""
 
     name: str
-    images: Count
-    iou: Figure
-    dice: Figure
+    images: Count = Field(description="also those of hospitals that withhold their figures")
+    iou: Figure = Field(
+        description="no value without an image, and where too few are of the class for its figures to leave"
+    )
+    dice: Figure = Field(description="as iou")
 
 
 class MaskReport(Strict):

@@ -1,7 +1,8 @@
 """The masks of all hospitals together, from what each of them reports. No image or patient is seen.
 
 Every figure of a hospital is a mean over its images, so the mean of the hospitals' figures weighted by test images is that over all images
-(but for sensitivity, where images without a lesion have no say). Hospitals are independent: intervals as in `shared.metrics.pooling`.
+(but for sensitivity, where images without a lesion have no say; and a class's figures are without the hospitals that withhold theirs).
+Hospitals are independent: intervals as in `shared.metrics.pooling`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from shared.metrics.classification import Floats
 from shared.metrics.pooling import mean_of_estimates, pooled_differences
 from shared.results import (
+    MASK_GAINS,
     MASK_METRICS,
     Count,
     DiceHistogram,
@@ -25,8 +27,6 @@ from shared.results import (
     MaskResult,
 )
 from shared.schema import Strict
-
-_GAINS: tuple[MaskGain, ...] = ("iou", "dice")
 
 
 class PooledMasks(Strict):
@@ -68,7 +68,7 @@ def pool_masks(hospitals: Sequence[Evaluated], *, confidence: float) -> PooledMa
             name: mean_of_estimates([getattr(masks, name) for masks in results], images, z) for name in MASK_METRICS
         },
         classes=[of_class(index) for index in range(len(results[0].classes))],
-        gain=pooled_differences([_gain(masks) for masks in results], _GAINS, images, confidence=confidence),
+        gain=pooled_differences([_gain(masks) for masks in results], MASK_GAINS, images, confidence=confidence),
     )
 
 

@@ -9,7 +9,8 @@
   one between a rare and another class once.
 
 Intervals come from drawing each hospital's counts anew, as many images as it has patients (as if all images of a patient were one), the
-sums scaled up again. So what leaves a hospital anyhow is enough for them.
+sums scaled up again. So what leaves a hospital anyhow is enough for them. Those of the weighted figures follow the rules of
+`shared.metrics.bootstrap.interval`, the patients behind them being those of all hospitals.
 Of noised counts none of these is given. The weighted means rest on single cells, which such noise hides; errors would be twice the images
 that accuracy does not count, and accuracy has an interval that knows of the noise.
 """
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.metrics.bootstrap import interval
 from shared.metrics.classification import Floats, rates_by_class, ratio
 from shared.results import Estimate
 
@@ -96,25 +98,20 @@ def over_classes(
     drawn = _drawn(tables, [patients for _, patients in hospitals], resamples, seed)
     tail = (1.0 - confidence) / 2.0
 
-    def ends(draws: Floats | None, value: float) -> tuple[float | None, float | None]:
-        if draws is None or not np.isfinite(draws).any():
-            return None, None
-        low, high = np.nanquantile(draws, (tail, 1.0 - tail))
-        return min(float(low), value), max(float(high), value)
-
-    again = None if drawn is None else weighted_rates(drawn)
-    weighted: dict[str, Estimate] = {}
-    for name, values in weighted_rates(total).items():
-        value = float(values)
-        if not np.isfinite(value):
-            weighted[name] = Estimate(value=None)
-            continue
-        low, high = ends(None if again is None else again[name], value)
-        weighted[name] = Estimate(value=value, low=low, high=high)
+    behind = sum(patients for table, (_, patients) in zip(tables, hospitals, strict=True) if table.any())
+    # Without draws none defines a figure, so that it has no interval.
+    again = weighted_rates(np.full((1, *total.shape), np.nan) if drawn is None else drawn)
+    weighted = {
+        name: interval(float(value), again[name], confidence=confidence, patients=behind)
+        for name, value in weighted_rates(total).items()
+    }
 
     def counted(classes: Sequence[int] | None) -> Counted:
         value = int(errors(total, classes))
-        return Counted(value, *ends(None if drawn is None else errors(drawn, classes), float(value)))
+        if drawn is None:
+            return Counted(value, None, None)
+        low, high = np.quantile(errors(drawn, classes), (tail, 1.0 - tail))
+        return Counted(value, min(float(low), value), max(float(high), value))
 
     return OverClasses(weighted, counted(None), counted(rare) if rare else None)
 

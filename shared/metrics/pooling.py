@@ -25,6 +25,7 @@ import numpy as np
 from pydantic import Field
 
 from shared.exact import as_float
+from shared.metrics.bootstrap import GAINS, Gain
 from shared.metrics.classification import CLASS_METRICS, Floats, rates, rates_by_class
 from shared.metrics.histograms import common_edges, histogram_roc, spread_auc, spreading
 from shared.results import ClassRow, Count, Difference, Estimate, Evaluated, HeadResult, ScoreHistogram
@@ -145,12 +146,9 @@ def _pooled_noised(results: Sequence[HeadResult], *, positive: int, confidence: 
     )
 
 
-def pooled_gain(
-    results: Sequence[HeadResult], images: Floats, *, confidence: float
-) -> dict[Literal["auc", "balanced_accuracy"], Difference] | None:
+def pooled_gain(results: Sequence[HeadResult], images: Floats, *, confidence: float) -> dict[Gain, Difference] | None:
     """See `pooled_differences`."""
-    names: tuple[Literal["auc", "balanced_accuracy"], ...] = ("auc", "balanced_accuracy")
-    return pooled_differences([result.gain for result in results], names, images, confidence=confidence)
+    return pooled_differences([result.gain for result in results], GAINS, images, confidence=confidence)
 
 
 def pooled_differences(

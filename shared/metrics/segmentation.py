@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.metrics.classification import Floats, Integers
-
-MaskMetric = Literal["iou", "dice", "thresholded_iou", "pixel_accuracy", "sensitivity", "specificity"]
+from shared.metrics.classification import Floats, Integers, ratio
+from shared.results import MaskMetric
 
 #: An IoU below this counts as a lesion that was not delineated.
 JACCARD_THRESHOLD = 0.65
@@ -70,14 +69,14 @@ def counted(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> Integers:
 def mask_figures(counts: MaskCounts) -> Mapping[MaskMetric, Floats]:
     """Each figure of each image, `(N,)`; NaN where it is undefined."""
     found, extra, missed, rest = (one.astype(np.float64) for one in counts.pixels)
-    iou = _share(found, found + extra + missed, empty=1.0)
+    iou = np.nan_to_num(ratio(found, found + extra + missed), nan=1.0)
     return {
         "iou": iou,
-        "dice": _share(2 * found, 2 * found + extra + missed, empty=1.0),
+        "dice": np.nan_to_num(ratio(2 * found, 2 * found + extra + missed), nan=1.0),
         "thresholded_iou": np.where(iou >= JACCARD_THRESHOLD, iou, 0.0),
-        "pixel_accuracy": _share(found + rest, found + extra + missed + rest, empty=np.nan),
-        "sensitivity": _share(found, found + missed, empty=np.nan),
-        "specificity": _share(rest, rest + extra, empty=np.nan),
+        "pixel_accuracy": ratio(found + rest, found + extra + missed + rest),
+        "sensitivity": ratio(found, found + missed),
+        "specificity": ratio(rest, rest + extra),
     }
 
 
@@ -86,8 +85,4 @@ def means_of_defined(values: Floats, weights: Floats | None = None) -> Floats:
     weights = np.ones((1, len(values))) if weights is None else weights
     defined = np.isfinite(values)
     total = weights @ defined.astype(np.float64)
-    return _share(weights @ np.where(defined, values, 0.0), total, empty=np.nan)
-
-
-def _share(part: Floats, whole: Floats, *, empty: float) -> Floats:
-    return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), empty)
+    return ratio(weights @ np.where(defined, values, 0.0), total)

@@ -19,7 +19,15 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.bare_run import FROZEN_DIGEST, bare_study, evaluated_answer, new_key, prepared_answer, trained_answer
+from benchmarks.bare_run import (
+    FROZEN_DIGEST,
+    bare_study,
+    evaluated_answer,
+    new_key,
+    prepared_answer,
+    study_values,
+    trained_answer,
+)
 from client import gate
 from client.approvals import approve
 from client.gate import Result, Task
@@ -622,6 +630,29 @@ def test_figures_of_masks_do_not_leave_in_a_study_of_classes(folder: SiteFolder)
         (Result(prepared=prepared_answer().model_copy(update={"baseline": of_masks})), "prepare"),
     ):
         assert refused(gate.answer(message_of(kind), folder, ending_in(result)), folder) == "CONS-220"  # type: ignore[arg-type]
+
+
+def test_figures_of_masks_by_class_keep_the_larger_minimum_of_study_and_site(folder: SiteFolder) -> None:
+    values = study_values()
+    values["task"] |= {"kind": "segmentation"}
+    values["preprocessing"] |= {"mask": {"from": "annotated"}}
+    values |= {"model": {"name": "split_attention_unet"}, "head": None}
+    values["training"] |= {"loss": "cross_entropy_dice"}
+    study, cell = Study.model_validate(values), {"value": 0.5}
+    approved(folder, study)
+    reserved(folder, study, run="run-2")
+
+    def reply(minimum_cell: int) -> Message:
+        row = {"images": 9, "iou": cell, "dice": cell}
+        masks = MaskResult.model_validate(
+            {**dict.fromkeys(MASK_METRICS, cell), "classes": [row, row], "minimum_cell": minimum_cell}
+        )
+        result = Result(evaluated=evaluated_answer().model_copy(update={"network": None, "masks": masks}))
+        return gate.answer(message_of("evaluate", study, run="run-2"), folder, ending_in(result))
+
+    assert refused(reply(6), folder) == "CONS-220"
+    left = answer_in(reply(7), folder).evaluated
+    assert left is not None and left.masks is not None and left.masks.minimum_cell == 7
 
 
 def test_a_figure_that_is_not_finite_leaves_as_undefined(folder: SiteFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import stat
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from client.page_masks import write_mask_page
 from client.policy import clamped
 from client.training import train_round
 from shared.errors import DataError, NonFiniteUpdateError
+from shared.metrics.segmentation import mask_figures
 from shared.models import build_network
 from shared.models.network import FederatedNetwork
 from shared.profile import Policy, Profile
@@ -202,6 +204,20 @@ def test_the_hospitals_policy_takes_what_may_not_leave(
     assert left is not None and whole.masks is not None and whole.masks.histogram is not None
     assert left.histogram is None and left.gain is None and left.iou == whole.masks.iou
     assert [(row.images, row.dice.value) for row in left.classes] == [(12, None), (12, None)]
+
+
+def test_a_small_class_is_told_on_the_hospitals_own_page_only(
+    batches: dict[bool, Batches], study: Study, tmp_path: Path
+) -> None:
+    test = part(build_network(study), study, batches[False])
+    test = dataclasses.replace(test, labels=np.repeat([0, 1], [21, 3]))
+    final = evaluated(test, study, tmp_path, "masks-a.npz")
+    assert final.masks is not None and [row.withheld for row in final.masks.classes] == [True, True]
+    assert final.masks.iou.value is not None and final.masks.minimum_cell == 5
+    page = write_page(tmp_path, study, final, test).read_text()
+    iou = mask_figures(test.counts)["iou"]
+    assert "stand on this page only" in page
+    assert all(f"<td>{iou[test.labels == index].mean():.3f} <small>" in page for index in (0, 1))
 
 
 def test_both_outlines_are_drawn_on_the_enlarged_image() -> None:

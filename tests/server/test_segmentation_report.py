@@ -83,6 +83,17 @@ def test_the_page_says_what_was_found_and_speaks_of_no_auc(run: RunFolder) -> No
     assert 'href="#masks"' in page and page.count("<svg") > 5
 
 
+def test_a_dash_in_place_of_a_small_classs_figures_is_explained(run: RunFolder, tmp_path: Path) -> None:
+    assert "Not told" not in words_of(render(build_report(run)))
+    evaluation = {**run.study().to_data()["evaluation"], "minimum_cell": 2000}
+    report = build_report(
+        write_example_run(tmp_path / "small", study=example_study(**SEGMENTATION, evaluation=evaluation))
+    )
+    assert all(one.iou.value is None and one.images for one in report.sites[SITES[0]].masks.classes)  # type: ignore[union-attr]
+    why = "tells no figures of a class that fewer than 2000 of its test"
+    assert why in words_of(render(report)) and why in markdown(model_card(report))
+
+
 def test_a_run_without_an_evaluation_has_a_page_too(tmp_path: Path) -> None:
     run = write_example_run(
         tmp_path / "stopped", study=example_study(**SEGMENTATION), finished_rounds=2, state="stopped", reason="by hand"

@@ -53,6 +53,14 @@ def test_hospitals_are_added_up_and_the_intervals_are_as_wide_as_their_patients_
     assert twice.weighted["f1"].value == pytest.approx(few.weighted["f1"].value)
 
 
+def test_where_no_image_is_wrong_the_interval_is_open_by_the_binomial_bound() -> None:
+    found = over_classes([([[30, 0], [0, 10]], 15), ([[8, 0], [0, 2]], 5)], [], confidence=0.95, resamples=300, seed=1)
+    for name in ("precision", "recall", "f1"):
+        one = found.weighted[name]
+        assert (one.value, one.low, one.high) == (1.0, pytest.approx(0.025 ** (1 / 20)), 1.0)
+    assert (found.errors.value, found.errors.low, found.errors.high) == (0, 0.0, 0.0)
+
+
 def test_one_patient_gives_figures_without_an_interval_and_no_hospital_is_refused() -> None:
     found = over_classes([([[3, 0], [1, 0]], 1)], [], confidence=0.95, resamples=100, seed=0)
     assert found.errors.value == 2 and found.errors.low is None

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
 
 from shared.metrics.mask_pooling import pool_masks, quantiles, shares_reaching
-from shared.metrics.mask_result import dice_histogram, mask_result
+from shared.metrics.mask_result import dice_histogram, mask_result, withheld_classes
 from shared.metrics.segmentation import MaskCounts, counted, mask_figures, means_of_defined
-from shared.results import DiceHistogram, Evaluated, MaskResult
+from shared.results import DiceHistogram, Estimate, Evaluated, MaskResult
 
 
 def counts_of(truth: np.ndarray, found: np.ndarray, patients: np.ndarray | None = None) -> MaskCounts:
@@ -91,6 +91,34 @@ def test_figures_by_class_are_of_its_images_and_a_class_without_any_has_none() -
     rows = result(counts, labels).classes
     assert (rows[0].images, rows[1].images) == (30, 0)
     assert rows[0].iou == result(counts).iou and rows[1].iou.value is None
+
+
+def test_figures_of_a_small_class_do_not_leave_nor_can_they_be_reckoned_from_the_others() -> None:
+    counts = counts_of(*masks(30, 4))
+    labels = np.repeat([0, 1, 2, 3], [20, 1, 9, 0])
+
+    def told(minimum_cell: int) -> MaskResult:
+        return mask_result(
+            counts, labels, classes=4, resamples=100, confidence=0.9, bins=100, minimum_cell=minimum_cell, seed=3
+        )
+
+    whole, left = told(1), told(5)
+    assert [row.withheld for row in whole.classes] == [False] * 4 and whole.classes[1].iou.value is not None
+    assert [row.withheld for row in left.classes] == [False, True, True, False]
+    assert [row.images for row in left.classes] == [20, 1, 9, 0]
+    assert left.classes[0] == whole.classes[0] and left.classes[1].dice == left.classes[2].iou == Estimate(value=None)
+    assert (left.iou, left.dice) == (whole.iou, whole.dice)
+    with pytest.raises(ValueError, match="figures of a class with fewer than 5 images"):
+        MaskResult.model_validate({**whole.model_dump(), "minimum_cell": 5})
+    only = [left.classes[0], left.classes[1], whole.classes[2], left.classes[3]]
+    with pytest.raises(ValueError, match="1 images together, fewer than 5"):
+        MaskResult.model_validate({**left.model_dump(), "classes": [row.model_dump() for row in only]})
+
+
+def test_as_few_classes_are_withheld_as_hide_the_small_ones() -> None:
+    assert withheld_classes([20, 30], 5) == withheld_classes([0, 5], 5) == set()
+    assert withheld_classes([4, 30], 5) == {0, 1} and withheld_classes([3, 2, 30], 5) == {0, 1}
+    assert withheld_classes([2, 0], 5) == {0} and withheld_classes([40, 6, 1], 5) == {1, 2}
 
 
 @settings(max_examples=40, deadline=None)
