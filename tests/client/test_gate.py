@@ -19,7 +19,15 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.bare_run import FROZEN_DIGEST, bare_study, evaluated_answer, new_key, prepared_answer, trained_answer
+from benchmarks.bare_run import (
+    FROZEN_DIGEST,
+    bare_study,
+    evaluated_answer,
+    new_key,
+    prepared_answer,
+    study_values,
+    trained_answer,
+)
 from client import gate
 from client.approvals import approve
 from client.gate import Result, Task
@@ -622,6 +630,23 @@ def test_figures_of_masks_do_not_leave_in_a_study_of_classes(folder: SiteFolder)
         (Result(prepared=prepared_answer().model_copy(update={"baseline": of_masks})), "prepare"),
     ):
         assert refused(gate.answer(message_of(kind), folder, ending_in(result)), folder) == "CONS-220"  # type: ignore[arg-type]
+
+
+def test_figures_of_classes_do_not_leave_in_a_study_of_masks(folder: SiteFolder) -> None:
+    values = study_values() | {"model": {"name": "split_attention_unet", "widths": [8, 8]}}
+    values["task"]["kind"] = "segmentation"
+    values["preprocessing"]["mask"] = {"from": "annotated"}
+    values["training"]["loss"] = "cross_entropy_dice"
+    study = Study.model_validate(values)
+    approved(folder, study)
+    reserved(folder, study, run="run-masks")
+    of_classes = evaluated_answer()
+    for result, kind in (
+        (Result(evaluated=of_classes), "evaluate"),
+        (Result(prepared=prepared_answer().model_copy(update={"baseline": of_classes})), "prepare"),
+    ):
+        message = message_of(kind, study, run="run-masks")  # type: ignore[arg-type]
+        assert refused(gate.answer(message, folder, ending_in(result)), folder) == "CONS-220"
 
 
 def test_a_figure_that_is_not_finite_leaves_as_undefined(folder: SiteFolder) -> None:
