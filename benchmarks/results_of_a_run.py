@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from server.report.paper import figure_text
 from server.report.schema import HeadReport, PooledHead, Report, SiteReport
 from shared.metrics import pooling
 from shared.metrics.pooling import HeadKey
@@ -209,10 +210,10 @@ def _titles(report: Report) -> list[str]:
 
 def _cells(head: HeadReport | PooledHead | pooling.PooledHead) -> list[str]:
     """The figures of COLUMNS, and for more than two classes the weighted F1, where it is known."""
-    cells = [figure(getattr(head, name)) for name in COLUMNS]
+    cells = [figure_text(getattr(head, name)) for name in COLUMNS]
     if len(head.classes) > 2:
         over = getattr(head, "over_classes", None)
-        cells.append("-" if over is None else figure(over.weighted.f1))
+        cells.append("–" if over is None else figure_text(over.weighted.f1))
     return cells
 
 
@@ -222,8 +223,8 @@ def _errors(words: str, head: PooledHead) -> list[str]:
         return []
     rare = "" if over.rare_errors is None else f", {over.rare_errors.value} of them over the rare classes"
     return [
-        f"- {words}: FP + FN over all classes {over.errors.value}{rare}; weighted specificity {figure(over.weighted.specificity)}, "
-        f"precision {figure(over.weighted.precision)}"
+        f"- {words}: FP + FN over all classes {over.errors.value}{rare}; weighted specificity {figure_text(over.weighted.specificity)}, "
+        f"precision {figure_text(over.weighted.precision)}"
     ]
 
 
@@ -264,7 +265,7 @@ def _round_0(report: Report) -> str:
     )
 
 
-def beside_others(report: Report, alone: Mapping[str, Report], pooled: Sequence[Report]) -> str:
+def beside_others(report: Report, alone: Mapping[str, Report], at_one_site: Sequence[Report]) -> str:
     """Beside each hospital alone, and beside the same study on all images at one site."""
     hospitals = [site for site in report.sites if site not in report.external_sites]
     if len(hospitals) == 1:
@@ -275,11 +276,11 @@ def beside_others(report: Report, alone: Mapping[str, Report], pooled: Sequence[
     if absent:
         how = "`consilium-server local` with that profile only, and quorum 1"
         not_run.append(f"Not run: {', '.join(absent)} alone with the same study ({how}).")
-    if not pooled:
+    if not at_one_site:
         not_run.append("Not run: training on all hospitals' images pooled, the upper bound that no federation has.")
-    if absent and not pooled:
+    if absent and not at_one_site:
         not_run.append("So this page can't say whether federating was worth it for any hospital.")
-    blocks = [_apart(report, alone), _at_one_site(report, pooled), " ".join(not_run)]
+    blocks = [_apart(report, alone), _at_one_site(report, at_one_site), " ".join(not_run)]
     return title + "\n\n".join(block for block in blocks if block)
 
 
@@ -290,8 +291,8 @@ def _apart(report: Report, alone: Mapping[str, Report]) -> str:
             ours: HeadReport | None = getattr(report.sites[site], key)
             own: HeadReport | None = getattr(other.sites[site], key)
             if ours is not None and own is not None:
-                rows.append((site, words, figure(ours.auc), figure(own.auc), figure(ours.balanced_accuracy),
-                             figure(own.balanced_accuracy)))  # fmt: skip
+                rows.append((site, words, figure_text(ours.auc), figure_text(own.auc), figure_text(ours.balanced_accuracy),
+                             figure_text(own.balanced_accuracy)))  # fmt: skip
     if not rows:
         return ""
     steps = "The same study, seed, split and number of rounds; alone, a hospital's network sees its own images only."
@@ -309,21 +310,21 @@ def _apart(report: Report, alone: Mapping[str, Report]) -> str:
     )
 
 
-def _at_one_site(report: Report, pooled: Sequence[Report]) -> str:
+def _at_one_site(report: Report, others: Sequence[Report]) -> str:
+    if not others:
+        return ""
     rows = [
         ("several sites", words, head.images, *_cells(head))
         for key, words in HEADS
         if (head := getattr(report.pooled, key)) is not None
     ]
-    for other in pooled:
+    for other in others:
         rows += [
             (f"one site ({site})", words, head.images, *_cells(head))
             for site, one in other.sites.items()
             for key, words in HEADS
             if (head := getattr(one, key)) is not None
         ]
-    if not pooled:
-        return ""
     return (
         "The same study on all images at one site, whose test part is another one, so that nothing here is paired:\n\n"
         + table(("training", "model", "test images", *_titles(report)), rows)
@@ -403,17 +404,9 @@ def _test_positives(site: SiteReport, positive: int) -> int | None:
     return None if site.data is None else site.data.parts["test"].by_class[positive]
 
 
-def figure(one: Any) -> str:
-    """A figure of any of the schemas: they have value, low and high."""
-    if one.value is None:
-        return "-"
-    ends = "" if one.low is None or one.high is None else f" ({one.low:.2f} to {one.high:.2f})"
-    return f"{one.value:.3f}{ends}"
-
-
 def signed(difference: Any) -> str:
     if difference is None:
-        return "-"
+        return "–"
     return f"{difference.value:+.3f} ({difference.low:+.2f} to {difference.high:+.2f})"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.results_of_a_run import figure, named, signed, table
+from benchmarks.results_of_a_run import named, signed, table
+from server.report.paper import figure_text
 from server.report.schema import MaskReport, PooledMasks, Report
 from shared.results import MASK_METRICS
 
@@ -25,7 +26,7 @@ def masks(report: Report) -> str:
     ]
     if len(found) > 1:
         found.append(("all", report.pooled.masks))
-    rows = [(name, one.images, *(figure(getattr(one, metric)) for metric in MASK_METRICS)) for name, one in found]
+    rows = [(name, one.images, *(figure_text(getattr(one, metric)) for metric in MASK_METRICS)) for name, one in found]
     gains = [
         (name, signed(one.gain.get("iou")), signed(one.gain.get("dice"))) for name, one in found if one.gain is not None
     ]

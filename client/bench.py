@@ -30,7 +30,7 @@ from shared.seeds import derived_seed
 from shared.wire import Manifest, unflatten
 
 #: Images of a batch where nothing is trained.
-EVALUATION_BATCH = 64
+_EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Bench:
             self.cohort.targets,
             self.cohort.parts[part],
             recipe=study.preprocessing,
-            batch_size=(study.training.batch_size if training else None) or EVALUATION_BATCH,
+            batch_size=(study.training.batch_size if training else None) or _EVALUATION_BATCH,
             device=self.device,
             generator=torch.Generator().manual_seed(seed) if seed is not None else None,
             shuffle=training,
@@ -130,7 +130,7 @@ class Bench:
         rows, study = self.cohort.parts[part], self.task.study
         return found_masks(
             self.network,
-            MaskTargets(self.batches(part)),
+            self.targets(part),
             keys=tuple(self.cohort.keys[row] for row in rows),
             labels=self.cohort.labels[rows],
             patients=self.cohort.patients[rows],
@@ -143,7 +143,3 @@ class Bench:
 def show_progress(task: Task, phase: str, done: int, total: int, loss: float | None = None) -> None:
     shown = loss if loss is not None and math.isfinite(loss) else None
     task.folder.show_progress(Progress(phase=phase, done=done, total=total, loss=shown))
-
-
-def defined(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

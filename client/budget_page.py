@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, StrictUndefined
-
 from client.budget_report import BudgetReport, GroupSpent, in_words
+from client.rendering import rendered
 from shared.exact import as_float
 
 #: Width and height of a bar, in the picture's units.
@@ -78,9 +77,9 @@ svg { display: block; max-width: 100%; height: auto; } svg text { fill: var(--in
 
 def render_budget(found: BudgetReport) -> str:
     """HTML with an inline SVG, readable without colour."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     limit = as_float(found.lifetime.epsilon) if found.lifetime is not None else None
-    return environment.from_string(_PAGE).render(
+    return rendered(
+        _PAGE,
         found=found,
         budget=in_words(found.lifetime) if found.lifetime is not None else "",
         unbounded=list(dict.fromkeys(name for group in found.groups for name in group.unbounded)),

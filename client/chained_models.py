@@ -10,7 +10,7 @@ the images' pixels, which know a copy under another id, before anything is train
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,13 +77,12 @@ def used_models(study: Study, weights_root: Path) -> list[UsedModel]:
     return [one for one in found if one.runs]
 
 
-def taught_here(study: Study, folder: SiteFolder, weights_root: Path) -> list[TaughtHere]:
-    """What this hospital's records know of the patients from whom the study's models have learned; nothing is opened where it uses none.
+def taught_here(models: Sequence[UsedModel], study: Study, folder: SiteFolder) -> list[TaughtHere]:
+    """What this hospital's records know of the patients from whom the study's `models` have learned; without any, nothing is opened.
 
     Raises ChainLeakError where it trained in such a run and nobody knows any more with whom, PrivacyError where a private study calls
-    public what was trained on patients here; WeightsError, LedgerError, InputError, StorageError.
+    public what was trained on patients here; LedgerError, InputError, StorageError.
     """
-    models = used_models(study, weights_root)
     if not models:
         return []
     chain = read_ledger(folder)
@@ -105,7 +104,7 @@ def tested_patients(cohort: Cohort, tags: Tags) -> Patients:
     return {tags.tag(cohort.records[row].patient): frozenset() for row in cohort.parts["test"]}
 
 
-def require_not_taught(test: Patients, taught: list[TaughtHere], folder: SiteFolder) -> None:
+def require_not_taught(test: Patients, taught: Sequence[TaughtHere], folder: SiteFolder) -> None:
     """Raises ChainLeakError where a model has learned from patients of the `test` part, by their ids or by their images' pixels."""
     for one in taught:
         known = test.keys() & one.patients.keys()
@@ -115,11 +114,10 @@ def require_not_taught(test: Patients, taught: list[TaughtHere], folder: SiteFol
             raise ChainLeakError(_sentence(one, len(known), len(copied), folder))
 
 
-def in_words(folder: SiteFolder, study: Study, weights_root: Path) -> list[tuple[str, str]]:
-    """For the review: the key of each model that a federation trained, and a sentence about it. Raises what `taught_here` raises."""
-    taught = taught_here(study, folder, weights_root)
+def in_words(models: Sequence[UsedModel], taught: Sequence[TaughtHere]) -> list[tuple[str, str]]:
+    """For the review: the key of each model that a federation trained, and a sentence about it."""
     rows = []
-    for model in used_models(study, weights_root):
+    for model in models:
         mine = [one for one in taught if one.here and one.key == model.key]
         rows.append((model.key, f"{_origin(model)} {_part_here(mine)}"))
     return rows

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.chained_models import require_not_taught, taught_here, tested_patients
+from client.chained_models import require_not_taught, taught_here, tested_patients, used_models
 from client.data.cache import ImageStore, prepare_store
 from client.data.copies import find_copies
 from client.data.metadata import encoded
@@ -136,7 +136,7 @@ def _opened(
     cohort = selected(study, folder)
     metadata = encoded(cohort.records, study.metadata, required=study.privacy is None)
     tags = Tags.of(folder)
-    taught = taught_here(study, folder, folder.weights)
+    taught = taught_here(used_models(study, folder.weights), study, folder)
     for one in taught:
         log.info("%s", one)
     require_not_taught(tested_patients(cohort, tags), taught, folder)

@@ -23,10 +23,14 @@ class Described:
     values: NDArray[np.int64]
     logits: NDArray[np.float32]
 
+    def blocks(self, sizes: Sequence[int]) -> list[NDArray[np.float64]]:
+        """The logits `(N, values)` of each descriptor; `sizes` are the numbers of values."""
+        return np.split(self.logits.astype(np.float64), np.cumsum(sizes)[:-1], axis=1)
+
     def probabilities(self, sizes: Sequence[int]) -> list[NDArray[np.float64]]:
-        """A softmax `(N, values)` for each descriptor; `sizes` are the numbers of values."""
+        """A softmax `(N, values)` for each descriptor."""
         found = []
-        for block in np.split(self.logits.astype(np.float64), np.cumsum(sizes)[:-1], axis=1):
+        for block in self.blocks(sizes):
             raised = np.exp(block - block.max(axis=1, keepdims=True))
             found.append(raised / raised.sum(axis=1, keepdims=True))
         return found
@@ -73,9 +77,10 @@ def descriptor_results(
 def _each(found: Described, study: Study) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64], int]]:
     """Name, truth (N,), likeliest value (N,) and number of values of each descriptor."""
     sizes = study.task.descriptor_sizes
-    chances = found.probabilities(sizes)
-    for name, truth, chance, size in zip(study.task.descriptors, found.values.T, chances, sizes, strict=True):
-        yield name, truth, chance.argmax(1).astype(np.int64), size
+    for name, truth, block, size in zip(
+        study.task.descriptors, found.values.T, found.blocks(sizes), sizes, strict=True
+    ):
+        yield name, truth, block.argmax(1).astype(np.int64), size
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from client.bench import Bench, show_progress
 from client.cohort import selected
 from client.data.contrast import effect_of
-from client.data.mask_targets import MaskTargets
 from client.data.records import Part
 from client.data.removal import removal_of
 from client.data.splits import PARTS
@@ -190,11 +189,11 @@ def _keep_masks(bench: Bench, test: PartMasks, evaluated: Evaluated) -> None:
     """The figures of a segmentation study, and the hospital's own page of them."""
     task, rows = bench.task, bench.cohort.parts["test"]
     _keep_own(bench, evaluated)
-    batches, pixels = MaskTargets(bench.batches("test")), task.study.preprocessing.model_copy(update={"mask": None})
+    batches, pixels = bench.targets("test"), task.study.preprocessing.model_copy(update={"mask": None})
 
     def masks(index: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         image, truth = batches.of_rows(rows[index : index + 1])
-        return (truth[0, 0] > 0.5).cpu().numpy(), mask_of(bench.network, image)
+        return (truth[0, 0] > 0.5).cpu().numpy(), mask_of(bench.network, image, precision=bench.precision)
 
     write_mask_page(
         bench.run_folder,

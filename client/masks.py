@@ -57,8 +57,7 @@ def found_masks(
     try:
         with torch.inference_mode():
             for images, masks in batches:
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    logits = network(images.to(device, non_blocking=True)).float()
+                logits = _logits(network, images.to(device, non_blocking=True), precision)
                 masks = masks.to(device)
                 if not bool(torch.isfinite(logits).all()):
                     raise NonFiniteUpdateError("the global model gives logits that are not finite")
@@ -72,13 +71,22 @@ def found_masks(
     return PartMasks(keys, counts, labels, np.concatenate(lost))
 
 
-def mask_of(network: FederatedNetwork, image: Tensor) -> NDArray[np.bool_]:
-    """The mask `(H, W)` that the network finds in one image `(1, C, H, W)`, in eval mode; its mode is put back."""
+def mask_of(network: FederatedNetwork, image: Tensor, *, precision: Precision) -> NDArray[np.bool_]:
+    """The mask `(H, W)` that the network finds in one image `(1, C, H, W)` on its device, in eval mode; its mode is put back.
+
+    With the precision of `found_masks` it is the mask that was counted.
+    """
     mode = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            found: NDArray[np.bool_] = (network(image)[0, 0] >= 0).cpu().numpy()
+            found: NDArray[np.bool_] = (_logits(network, image, precision)[0, 0] >= 0).cpu().numpy()
             return found
     finally:
         network.train(mode)
+
+
+def _logits(network: FederatedNetwork, images: Tensor, precision: Precision) -> Tensor:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits: Tensor = network(images)
+    return logits.float()

@@ -28,11 +28,12 @@ from client.page_figures import (
 )
 from client.page_heat import Pictures, looks
 from client.page_template import MACROS, PAGE
+from client.page_words import cell, gain_cell, interval, number
 from client.page_writing import about, write
 from shared.metrics.classification import Predictions
 from shared.metrics.over_classes import Counted, OverClasses, over_classes
 from shared.profile import Profile
-from shared.results import METRICS, Difference, Estimate, Evaluated, HeadResult
+from shared.results import METRICS, Evaluated, HeadResult
 from shared.study import Study
 
 _SIDE = 280.0
@@ -120,7 +121,7 @@ def write_page(
             {
                 "name": name,
                 "images": row.images,
-                "cells": [_cell(one) for one in (row.precision, row.recall, row.specificity, row.f1, row.auc)],
+                "cells": [cell(one) for one in (row.precision, row.recall, row.specificity, row.f1, row.auc)],
             }
             for name, row in zip(classes, results[best].classes, strict=True)
         ],
@@ -148,37 +149,15 @@ def write_page(
     return write(folder, MACROS + PAGE, values)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _interval(estimate: Estimate) -> str:
-    return "" if estimate.low is None or estimate.high is None else f"{estimate.low:.3f} to {estimate.high:.3f}"
-
-
-def _cell(estimate: Estimate) -> dict[str, str]:
-    return {"value": _number(estimate.value), "interval": _interval(estimate)}
-
-
-def _gain_cell(gain: Difference | None) -> dict[str, str]:
-    if gain is None:
-        return {"value": "–", "interval": ""}
-    return {"value": _signed(gain.value), "interval": f"{_signed(gain.low)} to {_signed(gain.high)}"}
-
-
 def _metric_rows(results: Sequence[HeadResult]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
-        {"title": _TITLES[name], "cells": [_cell(getattr(result, name)) for result in results]} for name in METRICS
+        {"title": _TITLES[name], "cells": [cell(getattr(result, name)) for result in results]} for name in METRICS
     ]
     for name in ("auc", "balanced_accuracy"):
         gains = [(result.gain or {}).get(name) for result in results]
         if any(gain is not None for gain in gains):
             title = f"Gain in {'AUC' if name == 'auc' else 'balanced accuracy'} over round 0"
-            rows.append({"title": title, "cells": [_gain_cell(gain) for gain in gains]})
+            rows.append({"title": title, "cells": [gain_cell(gain) for gain in gains]})
     return rows
 
 
@@ -197,7 +176,7 @@ def _over_rows(result: HeadResult, evaluated: Evaluated, study: Study) -> list[d
         "specificity": "specificity",
         "f1": "F1",
     }
-    rows = [{"title": f"Weighted {titles[name]}", **_cell(one)} for name, one in found.weighted.items()]
+    rows = [{"title": f"Weighted {titles[name]}", **cell(one)} for name, one in found.weighted.items()]
     rows.append({"title": "FP + FN over all classes: twice the wrong images", **_count_cell(found.errors)})
     if found.rare_errors is not None:
         title = f"FP + FN over the rare classes {', '.join(study.task.rare_classes)}"
@@ -233,8 +212,8 @@ def _boxes(results: Mapping[str, HeadResult], shown: Sequence[str], evaluated: E
     boxes = [
         {
             "title": f"AUC, {_HEADS[name]}",
-            "value": _number(results[name].auc.value),
-            "detail": _interval(results[name].auc),
+            "value": number(results[name].auc.value),
+            "detail": interval(results[name].auc),
         }
         for name in shown
     ]
@@ -242,14 +221,14 @@ def _boxes(results: Mapping[str, HeadResult], shown: Sequence[str], evaluated: E
     for key, title in (("sensitivity", "Sensitivity"), ("specificity", "Specificity")):
         estimate = getattr(last, key)
         boxes.append(
-            {"title": f"{title}, {_HEADS[shown[-1]]}", "value": _number(estimate.value), "detail": _interval(estimate)}
+            {"title": f"{title}, {_HEADS[shown[-1]]}", "value": number(estimate.value), "detail": interval(estimate)}
         )
     return boxes
 
 
 def _area(result: HeadResult, study: Study) -> str:
     """AUC of the drawn curve, which is the positive class's."""
-    return _number(result.classes[study.task.positive_index].auc.value)
+    return number(result.classes[study.task.positive_index].auc.value)
 
 
 def _confusion(result: HeadResult) -> list[list[dict[str, Any]]]:

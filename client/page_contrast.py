@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from client.data.contrast import FIGURES, MEANING, Effect
+from client.rendering import rendered
 from shared.study_pixels import Preprocessing
 
 _SECTION = """<section><h2>What denoising and CLAHE did to the images</h2>
@@ -22,9 +22,7 @@ _DENOISED = {"median": "Median filter", "bilateral": "Bilateral filter", "nlm": 
 
 def contrast_section(effect: Effect, recipe: Preprocessing) -> Markup:
     """The section's HTML, for `client.page.write_page`."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = environment.from_string(_SECTION).render(effect=effect, names=FIGURES, meaning=MEANING, steps=_steps(recipe))
-    return Markup(text)
+    return Markup(rendered(_SECTION, effect=effect, names=FIGURES, meaning=MEANING, steps=_steps(recipe)))
 
 
 def _steps(recipe: Preprocessing) -> str:

@@ -6,12 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from client.descriptors import confusions, said_of
 from client.features import PartFeatures
-from shared.results import DESCRIPTOR_METRICS, DescriptorResult, Estimate
+from client.page_words import sentence_part
+from client.rendering import rendered
+from shared.results import DESCRIPTOR_METRICS, DescriptorResult
 from shared.study import Study
 
 #: Test images of which every descriptor is shown.
@@ -48,17 +49,14 @@ def descriptors_section(test: PartFeatures, study: Study, results: dict[str, Des
         _descriptor(name, counts, study, results.get(name))
         for name, counts in confusions(test.described, study).items()
     ]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = environment.from_string(_SECTION).render(
-        descriptors=descriptors, shown=shown, images=test.images, percent=f"{100 * study.evaluation.confidence:g}"
-    )
-    return Markup(text)
+    percent = f"{100 * study.evaluation.confidence:g}"
+    return Markup(rendered(_SECTION, descriptors=descriptors, shown=shown, images=test.images, percent=percent))
 
 
 def _descriptor(name: str, counts: list[list[int]], study: Study, result: DescriptorResult | None) -> dict[str, Any]:
     figures = None
     if result is not None:
-        figures = {key: _words(getattr(result, key)) for key in DESCRIPTOR_METRICS}
+        figures = {key: sentence_part(getattr(result, key)) for key in DESCRIPTOR_METRICS}
     return {
         "name": name.replace("_", " "),
         "words": [value.replace("_", " ") for value in study.task.descriptors[name].values],
@@ -66,11 +64,3 @@ def _descriptor(name: str, counts: list[list[int]], study: Study, result: Descri
         "confusion": counts,
         "figures": figures,
     }
-
-
-def _words(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "not defined"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"

@@ -14,6 +14,7 @@ from client.masks import PartMasks
 from client.outlines import outlined
 from client.page_figures import ImageOf, png_data_uri
 from client.page_masks_template import PAGE
+from client.page_words import cell, gain_cell
 from client.page_writing import about, write
 from shared.metrics.segmentation import mask_figures
 from shared.profile import Profile
@@ -71,9 +72,7 @@ def write_mask_page(
     values: dict[str, Any] = {
         **frame,
         "headline": _headline(evaluated, masks, frame["percent"]),
-        "boxes": [
-            {"title": TITLES[name], **_cell(getattr(masks, name))} for name in ("iou", "dice", "thresholded_iou")
-        ],
+        "boxes": [{"title": TITLES[name], **cell(getattr(masks, name))} for name in ("iou", "dice", "thresholded_iou")],
         "rows": _rows(masks),
         "has_gain": masks.gain is not None,
         "classes": study.task.class_names,
@@ -82,7 +81,7 @@ def write_mask_page(
                 "name": name,
                 "images": row.images,
                 "stays": row.withheld,
-                "cells": [_cell(_own(row, metric, figures[metric][test.labels == index])) for metric in MASK_GAINS],
+                "cells": [cell(_own(row, metric, figures[metric][test.labels == index])) for metric in MASK_GAINS],
             }
             for index, (name, row) in enumerate(zip(study.task.class_names, masks.classes, strict=True))
         ],
@@ -153,21 +152,10 @@ def _headline(evaluated: Evaluated, masks: MaskResult, percent: str) -> str:
     )
 
 
-def _cell(estimate: Estimate) -> dict[str, str]:
-    interval = "" if estimate.low is None or estimate.high is None else f"{estimate.low:.3f} to {estimate.high:.3f}"
-    return {"value": "–" if estimate.value is None else f"{estimate.value:.3f}", "interval": interval}
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
 def _rows(masks: MaskResult) -> list[dict[str, str]]:
-    rows = [{"title": TITLES[name], **_cell(getattr(masks, name))} for name in MASK_METRICS]
+    rows = [{"title": TITLES[name], **cell(getattr(masks, name))} for name in MASK_METRICS]
     gains: Mapping[Any, Difference] = masks.gain or {}
-    for name, gain in gains.items():
-        told = {"value": _signed(gain.value), "interval": f"{_signed(gain.low)} to {_signed(gain.high)}"}
-        rows.append({"title": f"Gain in {TITLES[name]} over round 0", **told})
+    rows += [{"title": f"Gain in {TITLES[name]} over round 0", **gain_cell(gain)} for name, gain in gains.items()]
     return rows
 
 

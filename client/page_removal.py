@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from client.data.removal import Removal
 from client.page_figures import png_data_uri
+from client.rendering import rendered
 from shared.study_pixels import Preprocessing
 
 _SECTION = """<section><h2>What was removed from the images</h2>
@@ -26,10 +26,9 @@ _SECTION = """<section><h2>What was removed from the images</h2>
 
 def removal_section(removal: Removal, recipe: Preprocessing) -> Markup:
     """The section's HTML, for `client.page.write_page`."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pairs = [(one.key, png_data_uri(_planes(one.before)), png_data_uri(_planes(one.after))) for one in removal.pairs]
-    text = environment.from_string(_SECTION).render(
-        removal=removal, pairs=pairs, names=", ".join(recipe.remove).capitalize(), crops=bool(recipe.cuts),
+    text = rendered(
+        _SECTION, removal=removal, pairs=pairs, names=", ".join(recipe.remove).capitalize(), crops=bool(recipe.cuts),
         fills=bool(recipe.fills),
     )  # fmt: skip
     return Markup(text)

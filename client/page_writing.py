@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from client.own_runs import PAGE_NAME
+from client.rendering import rendered
 from shared.private_file import write_private
 from shared.profile import Profile
 from shared.study import Study
@@ -33,7 +32,6 @@ def about(run: str, profile: Profile, study: Study) -> dict[str, Any]:
 
 def write(folder: Path, template: str, values: Mapping[str, Any]) -> Path:
     """Write `folder`/evaluation.html, everything in `values` escaped, and return its path. Raises StorageError."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     path = folder / PAGE_NAME
-    write_private(path, environment.from_string(template).render(values).encode("utf-8"))
+    write_private(path, rendered(template, **values).encode("utf-8"))
     return path

@@ -6,8 +6,16 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from client import chained_models
 from client.approvals import published_study, runs_made
+from client.chained_models import (
+    TaughtHere,
+    UsedModel,
+    in_words,
+    require_not_taught,
+    taught_here,
+    tested_patients,
+    used_models,
+)
 from client.data.selection import Cohort
 from client.data.taken import coverage, folded
 from client.leaving import names_that_leave
@@ -56,7 +64,7 @@ class Review(Strict):
 
 @dataclass(frozen=True, slots=True)
 class _Looking:
-    """All that the sections are made from."""
+    """All that the sections are made from. `models` and `taught` are empty where they can't be told, which is an obstacle already."""
 
     folder: SiteFolder
     publication: Publication
@@ -64,7 +72,8 @@ class _Looking:
     profile: Profile
     own: Release
     network: OwnNetwork | None
-    built_on: list[tuple[str, str]]
+    models: list[UsedModel]
+    taught: list[TaughtHere]
 
 
 def review(folder: SiteFolder, publication: Publication, *, count_data: bool = False) -> Review:
@@ -84,14 +93,17 @@ def review(folder: SiteFolder, publication: Publication, *, count_data: bool = F
         segmenter_of(study.preprocessing, root=weights_folder(folder, publication.study_digest))
     except ConsiliumError as problem:
         obstacles.append(str(problem))
-    built_on: list[tuple[str, str]] = []
+    models: list[UsedModel] = []
+    taught: list[TaughtHere] = []
     try:
-        built_on = chained_models.in_words(folder, study, weights_folder(folder, publication.study_digest))
+        found = used_models(study, weights_folder(folder, publication.study_digest))
+        taught = taught_here(found, study, folder)
+        models = found
     except WeightsUnavailableError:
         pass  # an obstacle already: the network could not be built
     except ConsiliumError as problem:
         obstacles.append(str(problem))
-    looking = _Looking(folder, publication, study, profile, own, network, built_on)
+    looking = _Looking(folder, publication, study, profile, own, network, models, taught)
     reached, patients, data_obstacles = _counted(looking) if count_data else ([], None, [])
     costs, budget_obstacles = privacy_rows(study, profile, folder, patients)
     before = last_approved(folder, publication)
@@ -178,7 +190,7 @@ def _what_is_trained(looking: _Looking) -> Section:
         held = f"{', '.join(stage.freeze)} stays as it is" if stage.freeze else "all is trained"
         rows.append((f"Stage {number}", f"{stage.rounds} rounds, in which {held}"))
     rows.append(("Starts from", _starts_from(study, network)))
-    rows.extend((f"Built on ({key})", said) for key, said in looking.built_on)
+    rows.extend((f"Built on ({key})", said) for key, said in in_words(looking.models, looking.taught))
     if study.task.descriptors:
         rows.append(
             (
@@ -310,12 +322,8 @@ def _counted(looking: _Looking) -> tuple[list[tuple[str, str]], Patients | None,
 
 def _already_taught(looking: _Looking, cohort: Cohort, tags: Tags) -> list[str]:
     """Whether a model that the study uses has learned from test patients, as far as ids tell; our node looks at images too."""
-    if not looking.built_on:
-        return []
-    root = weights_folder(looking.folder, looking.publication.study_digest)
     try:
-        taught = chained_models.taught_here(looking.study, looking.folder, root)
-        chained_models.require_not_taught(chained_models.tested_patients(cohort, tags), taught, looking.folder)
+        require_not_taught(tested_patients(cohort, tags), looking.taught, looking.folder)
     except ConsiliumError as problem:
         return [str(problem)]
     return []

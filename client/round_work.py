@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.bench import Bench, defined, show_progress
+from client.bench import Bench, show_progress
 from client.evaluation import network_predictions
 from client.gate import Result, Task
 from client.mask_evaluation import validation_of
@@ -167,7 +167,11 @@ def _validate(bench: Bench) -> Validation:
     chances = said.scores[np.arange(len(rows)), part.labels]
     return Validation(
         loss=float(-np.log(np.clip(chances, 1e-12, 1.0)).mean()),
-        accuracy=defined(found.overall["accuracy"][0]),
-        auc=defined(found.overall["auc"][0]),
+        accuracy=_defined(found.overall["accuracy"][0]),
+        auc=_defined(found.overall["auc"][0]),
         images=len(rows),
     )
+
+
+def _defined(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

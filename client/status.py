@@ -9,12 +9,13 @@ from pathlib import Path
 
 from client.node import STATUS, is_up
 from client.own_runs import PAGE_NAME, OwnFigures, OwnRun, Step, own_runs
+from client.page_words import sentence_part
 from client.publications import Standing, standings
 from client.site_folder import Progress, SiteFolder
 from client.withdrawn import withdrawn
 from shared.errors import InputError
 from shared.release import Release
-from shared.results import DESCRIPTOR_METRICS, MASK_METRICS, METRICS, Estimate
+from shared.results import DESCRIPTOR_METRICS, MASK_METRICS, METRICS
 from shared.schema import Strict
 
 
@@ -139,23 +140,16 @@ def results(folder: SiteFolder, run: str | None = None) -> list[ResultLine]:
 def metric_lines(figures: OwnFigures) -> list[str]:
     """One line a metric: name, then value and interval of the network and, where there is one, of the SVM; then one a descriptor."""
     if (masks := figures.evaluated.masks) is not None:
-        return [f"{name.replace('_', ' ')}: {_estimate(getattr(masks, name))}" for name in MASK_METRICS]
+        return [f"{name.replace('_', ' ')}: {sentence_part(getattr(masks, name))}" for name in MASK_METRICS]
     heads = [("network", figures.evaluated.network), ("SVM", figures.evaluated.svm)]
     lines = []
     for name in METRICS:
-        told = [f"{title} {_estimate(getattr(head, name))}" for title, head in heads if head is not None]
+        told = [f"{title} {sentence_part(getattr(head, name))}" for title, head in heads if head is not None]
         lines.append(f"{name.replace('_', ' ')}: {', '.join(told)}")
     for name, found in (figures.evaluated.descriptors or {}).items():
-        told = [f"{figure.replace('_', ' ')} {_estimate(getattr(found, figure))}" for figure in DESCRIPTOR_METRICS]
+        told = [f"{figure.replace('_', ' ')} {sentence_part(getattr(found, figure))}" for figure in DESCRIPTOR_METRICS]
         lines.append(f"descriptor {name}, {found.images} images: {', '.join(told)}")
     return lines
-
-
-def _estimate(figure: Estimate) -> str:
-    if figure.value is None:
-        return "undefined"
-    between = f" ({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None and figure.high is not None else ""
-    return f"{figure.value:.3f}{between}"
 
 
 def _node(folder: SiteFolder) -> NodeNow:

@@ -13,21 +13,14 @@ from client.data.occlusion import blurred, cut_out
 from shared.study_augmentation import Augmentation
 
 
-def augmented(images: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
-    """(N, C, S, S) float in [0, 1] to the same, changed as `spec` says; the very same values where all of it is off.
-
-    First `displaced`, then `retouched`, whose draws follow. Raises ValueError where images are not square, or smaller than a
-    square or a blur that is asked for.
-    """
-    return retouched(displaced(images, spec, generator), spec, generator)
-
-
 def displaced(images: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
     """(N, C, S, S) to the same: what moves pixels, of all planes of an image alike.
 
     The draws come from `generator`, a CPU generator, so that they are the same whatever the device. Flips and quarter
     turns move pixels without changing them. Rotation, translation and scale are one bilinear resampling, together with
-    the flips and turns, and a distortion is another; what comes in from outside is black.
+    the flips and turns, and a distortion is another; what comes in from outside is black. The very same values where all of it is off.
+
+    Raises ValueError where images are not square or not floating-point.
     """
     if images.ndim != 4 or images.shape[-1] != images.shape[-2]:
         raise ValueError(f"expected square images (N, C, S, S), but got {tuple(images.shape)}")
@@ -56,7 +49,9 @@ def retouched(images: Tensor, spec: Augmentation, generator: torch.Generator) ->
     """(N, C, S, S) float in [0, 1] to the same: what changes pixels where they are.
 
     Blur comes first, then brightness and contrast, black squares at the very end. Contrast is about each image's own mean;
-    brightness and contrast are clamped to [0, 1].
+    brightness and contrast are clamped to [0, 1]. The same images where all of it is off.
+
+    Raises ValueError where images are smaller than a square or a blur that is asked for.
     """
     count = len(images)
     if spec.blur is not None:

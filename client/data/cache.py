@@ -42,6 +42,8 @@ from shared.imaging.preprocess import Segmenter, prepare, recipe_digest
 from shared.study_mask import PredictedMask
 from shared.study_pixels import Preprocessing
 
+#: All that is remembered of what files show: what is forgotten of one kind is forgotten of each.
+_KINDS = (PIXELS, PERCEPTUAL)
 #: What turns files into pixels: another version may give other ones.
 _DECODERS = ("numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "python-gdcm")
 #: Lists of records (studies, selections) kept for one recipe; the one unused for longest goes.
@@ -97,7 +99,7 @@ def prepare_store(
     with locked(folder):
         try:
             contents, files = _contents(folder, records, recipe, workers)
-            known = PixelDigests(folder, (PIXELS, PERCEPTUAL) if hashes else (PIXELS,))
+            known = PixelDigests(folder, _KINDS if hashes else (PIXELS,))
             name = digest([[record.key, content] for record, content in zip(records, contents, strict=True)])[:16]
             pack = open_pack(place, name)
             if pack is None:
@@ -135,9 +137,8 @@ def forget_records(folder: Path, records: Collection[str], files: Collection[Pat
         return
     with locked(folder):
         try:
-            forget_pixels(
-                folder, files, (PIXELS, PERCEPTUAL)
-            )  # first: which contents these files have is known until they are forgotten
+            # First: which contents these files have is known until they are forgotten.
+            forget_pixels(folder, files, _KINDS)
             forget_sources(folder, files)
             for place in (child for child in folder.iterdir() if child.is_dir()):
                 discard_parts(place)

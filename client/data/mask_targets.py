@@ -23,13 +23,13 @@ class MaskTargets:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, _ in self._batches:
-            yield image_and_mask(images)
+            yield _image_and_mask(images)
 
     def of_rows(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """These rows of the store."""
-        return image_and_mask(self._batches.of_rows(rows)[0])
+        return _image_and_mask(self._batches.of_rows(rows)[0])
 
 
-def image_and_mask(planes: Tensor) -> tuple[Tensor, Tensor]:
+def _image_and_mask(planes: Tensor) -> tuple[Tensor, Tensor]:
     """`(B, C + 1, S, S)` to `(B, C, S, S)` and `(B, 1, S, S)`."""
     return planes[:, :-1], planes[:, -1:]

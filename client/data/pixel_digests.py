@@ -25,8 +25,6 @@ from shared.errors import UnreadableImageError
 from shared.imaging.files import read_image
 from shared.imaging.pixels import Pixels
 
-_NAME = "pixels.json"
-_FORMAT = "consilium/pixel-digests/1"
 #: Of an image of one single value: it tells no patient from another.
 NOBODY = ""
 
@@ -58,7 +56,7 @@ class Kind:
     of: Callable[[Pixels], str]
 
 
-PIXELS = Kind(_NAME, _FORMAT, pixel_digest)
+PIXELS = Kind("pixels.json", "consilium/pixel-digests/1", pixel_digest)
 
 
 class PixelDigests:
@@ -109,8 +107,8 @@ class PixelDigests:
         self._changed.clear()
 
 
-def forget_pixels(folder: Path, files: Collection[Path] | None, kinds: Sequence[Kind] = (PIXELS,)) -> None:
-    """Know nothing of these files' pixels any more, or of none at all. Raises OSError."""
+def forget_pixels(folder: Path, files: Collection[Path] | None, kinds: Sequence[Kind]) -> None:
+    """Know nothing of these files' pixels any more, or of none at all; `kinds` are all that may be remembered. Raises OSError."""
     whose = set(source_digests(folder, files).values()) if files is not None else set()
     for kind in kinds:
         path = folder / kind.name

@@ -53,6 +53,7 @@ def removal_of(records: Sequence[Record], recipe: Preprocessing, *, most: int, s
     drawn = np.sort(np.random.default_rng(seed).permutation(len(records))[:most])
     as_it_came = recipe.model_copy(update={"remove": ()})
     only_cut = recipe.model_copy(update={"remove": recipe.cuts})
+    looks = {one.remove: one for one in (as_it_came, only_cut, recipe)}.values()  # none twice: each decodes the image
     shares: list[float] = []
     kept: list[float] = []
     pairs: list[tuple[float, Pair]] = []
@@ -60,11 +61,10 @@ def removal_of(records: Sequence[Record], recipe: Preprocessing, *, most: int, s
         for index in drawn:
             record = records[index]
             try:
-                before, cropped, after = (
-                    unenhanced(record.image, record.masks, one) for one in (as_it_came, only_cut, recipe)
-                )
+                plain = {one.remove: unenhanced(record.image, record.masks, one) for one in looks}
             except UnreadableImageError:
                 continue
+            before, cropped, after = plain[()], plain[only_cut.remove], plain[recipe.remove]
             changed = np.abs(after.levels - cropped.levels) > _CHANGED
             shares.append(float((changed.any(axis=2) if changed.ndim == 3 else changed).mean()))
             kept.append(cropped.kept)

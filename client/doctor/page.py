@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-
 from client.doctor.examination import Examination
 from client.doctor.page_template import PAGE
+from client.rendering import rendered
 from shared.atomic_file import write_atomic
 
 _WORDS = {"fault": "Fault", "warning": "Warning", "ok": "OK", "skipped": "Not checked"}
@@ -16,10 +15,8 @@ _WORDS = {"fault": "Fault", "warning": "Warning", "ok": "OK", "skipped": "Not ch
 
 def page_of(examination: Examination) -> str:
     """The page's HTML."""
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(PAGE)
-    return template.render(
+    return rendered(
+        PAGE,
         examination=examination,
         words=_WORDS,
         verdict=verdict(examination),

@@ -86,9 +86,9 @@ def figure_in(head: Head | None, name: str, report: Report, paper: Paper) -> str
     if head is None:
         return "–"
     if isinstance(head, MaskReport | PooledMasks):
-        return _text(head.iou) if name == "mean_iou" else "–"
+        return figure_text(head.iou) if name == "mean_iou" else "–"
     if name in REPORTED:
-        return _text(getattr(head, name))
+        return figure_text(getattr(head, name))
     rare = {label.lower() for label in paper.rare}
     rows = [index for index, label in enumerate(report.classes) if label.lower() in rare]
     value = from_confusion(np.array(head.confusion), rows).get(name)
@@ -99,7 +99,7 @@ def figure_in(head: Head | None, name: str, report: Report, paper: Paper) -> str
     return f"{value:.0f}" if name in COUNTS else f"{value:.3f}"
 
 
-def _text(figure: Figure | PooledFigure) -> str:
+def figure_text(figure: Figure | PooledFigure) -> str:
     if figure.value is None:
         return "–"
     ends = "" if figure.low is None or figure.high is None else f" ({figure.low:.2f} to {figure.high:.2f})"

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.augmentation import _flipped, _inverse_affine, _moved, augmented, is_identity
+from client.data.augmentation import _flipped, _inverse_affine, _moved, displaced, is_identity, retouched
 from shared.study_augmentation import Augmentation
 from shared.torchvision_cpu import import_torchvision
 
@@ -29,6 +29,10 @@ FULL = Augmentation(
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def augmented(images: torch.Tensor, spec: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    return retouched(displaced(images, spec, generator), spec, generator)
 
 
 def batch(count: int = 6, channels: int = 3, side: int = 17, seed: int = 0) -> torch.Tensor:

@@ -655,6 +655,23 @@ def test_figures_of_masks_by_class_keep_the_larger_minimum_of_study_and_site(fol
     assert left is not None and left.masks is not None and left.masks.minimum_cell == 7
 
 
+def test_figures_of_classes_do_not_leave_in_a_study_of_masks(folder: SiteFolder) -> None:
+    values = study_values() | {"model": {"name": "split_attention_unet", "widths": [8, 8]}}
+    values["task"]["kind"] = "segmentation"
+    values["preprocessing"]["mask"] = {"from": "annotated"}
+    values["training"]["loss"] = "cross_entropy_dice"
+    study = Study.model_validate(values)
+    approved(folder, study)
+    reserved(folder, study, run="run-masks")
+    of_classes = evaluated_answer()
+    for result, kind in (
+        (Result(evaluated=of_classes), "evaluate"),
+        (Result(prepared=prepared_answer().model_copy(update={"baseline": of_classes})), "prepare"),
+    ):
+        message = message_of(kind, study, run="run-masks")  # type: ignore[arg-type]
+        assert refused(gate.answer(message, folder, ending_in(result)), folder) == "CONS-220"
+
+
 def test_a_figure_that_is_not_finite_leaves_as_undefined(folder: SiteFolder) -> None:
     result = evaluated_answer()
     broken = result.model_copy(

@@ -56,6 +56,19 @@ def test_folders_with_tables_are_one_holding(root: Path, tmp_path: Path) -> None
     assert {record.image.parent.name for record in pooled.records} == {"one", "two"}
 
 
+def test_an_image_that_stands_in_two_tables_is_a_problem_of_the_second(tmp_path: Path) -> None:
+    for name, rows in (("one", ROWS.splitlines()[:2]), ("two", ROWS.splitlines()[1:])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "HAM10000_metadata.csv").write_text(HEADER + "\n".join(rows) + "\n")
+        for row in rows:
+            (tmp_path / name / f"{row.split(',')[1]}.jpg").touch()
+    pooled = read(tmp_path, unit="image")
+    assert [record.key for record in pooled.records] == ["ISIC_1", "ISIC_2", "ISIC_3"]
+    (problem,) = pooled.problems
+    assert (problem.row, "image ISIC_2 already stands in an earlier row" in str(problem)) == (2, True)
+    assert str(tmp_path / "two" / "HAM10000_metadata.csv") in str(problem)
+
+
 def test_an_unknown_age_is_absent_rather_than_a_number(root: Path) -> None:
     assert "age" not in read(root, unit="image").records[2].metadata
 

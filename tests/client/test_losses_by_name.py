@@ -8,11 +8,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from client.losses import image_losses, losses_of
+from client.losses import descriptor_losses, image_losses, losses_of
 from client.private.requirements import require_private_training
 from client.training import optimiser_of
 from shared.errors import PrivacyError
 from shared.study import Study
+from shared.study_descriptors import ABSENT
 from shared.study_training import Restarts, Training
 
 
@@ -62,6 +63,17 @@ def test_each_loss_is_its_own_images_alone() -> None:
     together = losses(logits, labels)
     alone = torch.cat([losses(logits[i : i + 1], labels[i : i + 1]) for i in range(9)])
     torch.testing.assert_close(together, alone)
+
+
+def test_what_an_image_lacks_changes_no_other_images_loss_of_descriptors() -> None:
+    """Private training clips each patient's gradient, so that none may depend on another patient's descriptors."""
+    logits, values, sizes = batch(5)[0], torch.tensor([[0, 2], [1, ABSENT], [ABSENT, ABSENT]]), (2, 3)
+    together = descriptor_losses(logits[:3], values, sizes)
+    alone = torch.cat([descriptor_losses(logits[i : i + 1], values[i : i + 1], sizes) for i in range(3)])
+    torch.testing.assert_close(together, alone)
+    of_first = -(logits[0, :2].log_softmax(0)[0] + logits[0, 2:].log_softmax(0)[2]) / 2
+    of_second = -logits[1, :2].log_softmax(0)[1] / 2
+    torch.testing.assert_close(together, torch.stack([of_first, of_second, torch.tensor(0.0)]))
 
 
 @pytest.mark.parametrize(

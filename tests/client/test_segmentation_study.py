@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from client.data.batches import Batches
 from client.data.cache import prepare_store
 from client.data.mask_targets import MaskTargets
 from client.data.records import Record
-from client.kept_masks import load_masks
+from client.kept_masks import KeptMasks, load_masks, save_masks
 from client.kept_rows import forget_rows
 from client.losses import image_losses
 from client.mask_evaluation import evaluate_masks, validation_of
@@ -144,7 +145,7 @@ def test_training_finds_the_discs_and_a_round_says_how_many_pixels_were_right(
     assert gain["iou"].value == pytest.approx(final.masks.iou.value - before.masks.iou.value)  # type: ignore[operator]
     assert [row.images for row in final.masks.classes] == [12, 12]
 
-    mask = mask_of(network, next(iter(MaskTargets(batches[False])))[0][:1])
+    mask = mask_of(network, next(iter(MaskTargets(batches[False])))[0][:1], precision="fp32")
     assert mask.sum() == end.counts.true_positive[0] + end.counts.false_positive[0]
     page = write_page(tmp_path, study, final, end)
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
@@ -185,6 +186,38 @@ def test_kept_counts_lose_a_patients_rows_and_others_are_no_baseline(
     assert not path.exists()
     with pytest.raises(DataError, match="can't be read as a file of counted masks"):
         load_masks(path)
+
+
+def test_counts_of_other_test_images_give_no_gain(
+    batches: dict[bool, Batches], study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    test, path = part(build_network(study), study, batches[False]), tmp_path / "before.npz"
+    same = KeptMasks(test.keys, test.counts)
+    others = [
+        KeptMasks(tuple(f"other{index}" for index in range(IMAGES)), test.counts),
+        KeptMasks(test.keys, replace(test.counts, patients=test.counts.patients[::-1])),
+        KeptMasks(test.keys, replace(test.counts, false_negative=test.counts.false_negative + 1)),
+    ]
+    for kept in (same, *others):
+        save_masks(path, kept)
+        found = evaluated(test, study, tmp_path, "after.npz", baseline=path).masks
+        assert found is not None and (found.gain is not None) == (kept is same)
+    assert caplog.text.count("is of other test images") == len(others)
+
+
+def test_the_shown_mask_is_the_counted_one_in_bf16_too(batches: dict[bool, Batches], study: Study) -> None:
+    network = build_network(study)
+    image, truth = MaskTargets(batches[False]).of_rows(np.array([0]))
+    exact = network.eval()(image)
+    with torch.no_grad():  # half of the image is near the threshold, where the two precisions differ
+        network.get_parameter("head.bias").sub_(exact.median())
+    counts = found_masks(
+        network, [(image, truth)], keys=("disc0",), labels=np.array([0]), patients=np.array([0]),
+        losses=image_losses(study.training, positive_index=0, class_counts=None), device=CPU, precision="bf16",
+    ).counts  # fmt: skip
+    mask = mask_of(network, image, precision="bf16")
+    assert mask.sum() == counts.true_positive[0] + counts.false_positive[0]
+    assert not np.array_equal(mask, mask_of(network, image, precision="fp32"))
 
 
 def test_logits_that_are_not_finite_are_refused(batches: dict[bool, Batches], study: Study) -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.ndimage import gaussian_filter
+from test_augmentation import augmented
 from torch.nn import functional as F
 
-from client.data.augmentation import augmented, is_identity
+from client.data.augmentation import is_identity
 from client.data.distortion import elastic_grid, grid_grid, identity_grid, optical_grid
 from client.data.occlusion import blurred, cut_out, gaussian_kernels, motion_kernels
 from shared.study_augmentation import Augmentation, Blur, Cutout, Distortion
