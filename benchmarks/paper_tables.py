@@ -67,7 +67,7 @@ def page(paper: Paper, runs: dict[str, Ours]) -> str:
             lines.append(["", "ours: not run" if row.study else "ours: no study", *("–" for _ in names)])
             continue
         head = head_of(ours.report, row, paper)
-        lines.append(["", f"ours: {ours.name}", *(figure_in(head, name, ours.report, paper) for name in names)])
+        lines.append(["", f"ours: {ours.name}", *(figure_in(head, name) for name in names)])
         notes.append(_what_it_is(row, ours, paper))
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     told = [f"- (!) {model}: {text}." for model, texts in marks.items() for text in texts]

@@ -158,11 +158,11 @@ def kept_rounds(folder: RunFolder) -> list[int]:
 
 
 def model_after(folder: RunFolder, number: int, manifest: Manifest) -> Flat:
-    """The global model after a round. Raises RunFolderError where it was not kept, or changed."""
+    """The global model after a round, of a run that has finished one. Raises RunFolderError where it was not kept, or changed."""
     if number not in (kept := kept_rounds(folder)):
-        there = f"those after {', '.join(map(str, kept))} are" if kept else "no round is finished"
         raise RunFolderError(
-            f"{folder.path}: the model after round {number} is not kept ({there}); a study's federation.keep_models says which are"
+            f"{folder.path}: the model after round {number} is not kept (those after {', '.join(map(str, kept))} are); "
+            "a study's federation.keep_models says which are"
         )
     place = folder.round_path(number)
     flat = _load(place / "model.safetensors", manifest)

@@ -10,7 +10,7 @@ from rich.table import Table
 from server.report.build import build_report
 from server.report.schema import ErrorCount, Figure, HeadReport, MaskReport, PooledHead, PooledMasks, Report
 from server.run_folder import RunFolder
-from shared.errors import RunFolderError
+from shared.errors import InputError, RunFolderError
 from shared.metrics.over_classes import NOISED
 
 FIGURES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
@@ -45,7 +45,7 @@ def side_of(path: Path) -> Side:
 def comparison(sides: list[Side]) -> Table:
     """One row a hospital, head and figure, one column a run. Figures of noised counts carry the noise in their intervals.
 
-    Raises RunFolderError where one run is of classes and another of masks.
+    Raises InputError where one run is of classes and another of masks.
     """
     table = Table(title="Test figures side by side", title_justify="left")
     for heading in ("hospital", "head", "figure"):
@@ -54,7 +54,7 @@ def comparison(sides: list[Side]) -> Table:
         table.add_column(f"{side.name}\n{side.privacy}", justify="right")
     kinds = {side.report.kind for side in sides}
     if len(kinds) > 1:
-        raise RunFolderError(
+        raise InputError(
             "one of the runs tells classes apart and another finds masks, so they share no figure to compare"
         )
     figures = {"iou": "IoU", "dice": "Dice"} if kinds == {"segmentation"} else FIGURES
@@ -68,9 +68,9 @@ def comparison(sides: list[Side]) -> Table:
             for figure, name in figures.items():
                 cells = [_cell(getattr(one, figure) if one is not None else None) for one in found]
                 table.add_row(_title(site, sides), title, name, *cells)
-            over = [one.over_classes if isinstance(one, HeadReport | PooledHead) else None for one in found]
             if head == "masks":
                 continue
+            over = [one.over_classes if isinstance(one, HeadReport | PooledHead) else None for one in found]
             for figure, name in WEIGHTED.items():
                 cells = [_cell(getattr(one.weighted, figure) if one is not None else None) for one in over]
                 table.add_row(_title(site, sides), title, name, *cells)

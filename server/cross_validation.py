@@ -9,7 +9,7 @@ the Variance of K-Fold Cross-Validation", 2004).
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from server.report.build_masks import pooled_masks
 from server.report.schema import ErrorCount, Figure, PooledHead, PooledMasks, Report
 from server.run_folder import RunFolder
 from shared.errors import InputError, RunFolderError
-from shared.results import MASK_METRICS, METRICS, Evaluated
+from shared.results import MASK_METRICS, METRICS, Evaluated, MaskMetric
 from shared.schema import Strict
 from shared.study import Study
 from shared.study_data import Folds
@@ -41,14 +41,16 @@ class OverFolds(Strict):
 class HeadOverFolds(Strict):
     """One head."""
 
-    figures: dict[str, OverFolds]
+    figures: dict[str, OverFolds] = Field(
+        description="by the name of the pooled head's field; `weighted_` before those weighted over the classes"
+    )
     together: PooledHead = Field(description="all folds' test patients at once")
 
 
 class MasksOverFolds(Strict):
     """The masks of a segmentation study."""
 
-    figures: dict[str, OverFolds]
+    figures: dict[MaskMetric, OverFolds] = Field(description="by the name of the pooled masks' field")
     together: PooledMasks = Field(description="all folds' test patients at once")
 
 
@@ -63,9 +65,11 @@ class CrossValidation(Strict):
     notes: list[str] = Field(description="what a reader must know of it, a sentence each")
 
 
-_TITLES = {"f1": "F1", "auc": "AUC", "iou": "IoU", "thresholded_iou": "thresholded IoU", "dice": "Dice"}
-_NAMES = {title: name for name, title in _TITLES.items()}
-_Getter = Callable[[PooledHead], float | None]
+#: Figures whose title is not their name with spaces.
+_TITLES = {
+    "f1": "F1", "auc": "AUC", "weighted_f1": "weighted F1", "errors": "FP + FN", "rare_errors": "FP + FN, rare",
+    "iou": "IoU", "thresholded_iou": "thresholded IoU", "dice": "Dice",
+}  # fmt: skip
 
 
 def cross_validation(paths: Sequence[Path]) -> CrossValidation:
@@ -88,7 +92,7 @@ def cross_validation(paths: Sequence[Path]) -> CrossValidation:
         if together is None or any(one is None for one in pooled):
             continue
         heads[key] = HeadOverFolds(
-            figures={name: _over([get(one) for one in pooled]) for name, get in _figures(together).items()},
+            figures={name: _over([_value(_of(one, name)) for one in pooled]) for name in _figures(together)},
             together=together,
         )
     names = {fold: run.name for fold, run in runs.items()}
@@ -107,10 +111,10 @@ def tables(found: CrossValidation) -> list[Table]:
         drawn.append(_mask_tables(found.masks, figures))
     for key, head in found.heads.items():
         for name, over in head.figures.items():
-            digits = 0 if name in ("FP + FN", "FP + FN, rare") else 3
+            digits = 0 if name in ("errors", "rare_errors") else 3
             cells = [_number(value, digits) for value in over.by_fold]
             cells += [_number(over.mean, digits or 1), _number(over.standard_deviation, digits or 1)]
-            figures.add_row(HEADS[key], name, *cells, _together(head.together, name))
+            figures.add_row(HEADS[key], _title(name), *cells, _together(_of(head.together, name)))
         classes = Table(title=f"{HEADS[key]}: each class, all folds together", title_justify="left")
         for heading in ("class", "images", "precision", "recall", "specificity", "F1"):
             classes.add_column(heading, justify="left" if heading == "class" else "right")
@@ -127,14 +131,14 @@ def _masks(tested: Mapping[str, Evaluated], study: Study, reports: Mapping[int, 
     if together is None or len(there) < len(pooled):
         return None
     figures = {name: _over([getattr(one, name).value for one in there]) for name in MASK_METRICS}
-    return MasksOverFolds(figures={_title(name): one for name, one in figures.items()}, together=together)
+    return MasksOverFolds(figures=figures, together=together)
 
 
 def _mask_tables(masks: MasksOverFolds, figures: Table) -> Table:
     """Fill in the table of figures; the table of classes."""
     for name, over in masks.figures.items():
         cells = [_number(value, 3) for value in (*over.by_fold, over.mean, over.standard_deviation)]
-        figures.add_row("network", name, *cells, _figure(getattr(masks.together, _field(name))))
+        figures.add_row("network", _title(name), *cells, _figure(getattr(masks.together, name)))
     classes = Table(title="Masks of each class's images, all folds together", title_justify="left")
     for heading in ("class", "images", "IoU", "Dice"):
         classes.add_column(heading, justify="left" if heading == "class" else "right")
@@ -143,12 +147,8 @@ def _mask_tables(masks: MasksOverFolds, figures: Table) -> Table:
     return classes
 
 
-def _title(field: str) -> str:
-    return _TITLES.get(field, field.replace("_", " "))
-
-
-def _field(title: str) -> str:
-    return _NAMES.get(title, title.replace(" ", "_"))
+def _title(name: str) -> str:
+    return _TITLES.get(name, name.replace("_", " "))
 
 
 def _by_fold(paths: Sequence[Path]) -> dict[int, RunFolder]:
@@ -188,29 +188,28 @@ def _without_fold(study: Study) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key != "name"}
 
 
-def _figures(like: PooledHead) -> dict[str, _Getter]:
-    """What is averaged over the folds: name and where it stands in a pooled head."""
+def _figures(like: PooledHead) -> list[str]:
+    """Names of what is averaged over the folds."""
+    over = like.over_classes
+    if over is None:
+        return list(METRICS)
+    names = [*METRICS, "weighted_precision", "weighted_specificity", "weighted_f1", "errors"]
+    return names if over.rare_errors is None else [*names, "rare_errors"]
 
-    def metric(name: str) -> _Getter:
-        return lambda head: getattr(head, name).value
 
-    def weighted(name: str) -> _Getter:
-        return lambda head: getattr(head.over_classes.weighted, name).value if head.over_classes is not None else None
-
-    def counted(name: str) -> _Getter:
-        def value(head: PooledHead) -> float | None:
-            count: ErrorCount | None = getattr(head.over_classes, name) if head.over_classes is not None else None
-            return None if count is None else float(count.value)
-
-        return value
-
-    found = {_title(name): metric(name) for name in METRICS}
-    if like.over_classes is not None:
-        found |= {f"weighted {_title(name)}": weighted(name) for name in ("precision", "specificity", "f1")}
-        found["FP + FN"] = counted("errors")
-        if like.over_classes.rare_errors is not None:
-            found["FP + FN, rare"] = counted("rare_errors")
+def _of(head: PooledHead, name: str) -> Figure | ErrorCount | None:
+    """The figure of that name, wherever in the head it stands."""
+    place: object = head
+    if name in ("errors", "rare_errors"):
+        place = head.over_classes
+    elif name.startswith("weighted_"):
+        place, name = head.over_classes and head.over_classes.weighted, name.removeprefix("weighted_")
+    found: Figure | ErrorCount | None = getattr(place, name) if place is not None else None
     return found
+
+
+def _value(found: Figure | ErrorCount | None) -> float | None:
+    return None if found is None or found.value is None else float(found.value)
 
 
 def _over(values: list[float | None]) -> OverFolds:
@@ -256,18 +255,11 @@ def _notes(study: Study, folds: Folds, reports: Mapping[int, Report]) -> list[st
     return said
 
 
-def _together(head: PooledHead, name: str) -> str:
-    over = head.over_classes
-    if name in ("FP + FN", "FP + FN, rare"):
-        count = None if over is None else over.errors if name == "FP + FN" else over.rare_errors
-        if count is None:
-            return "–"
-        ends = f" ({count.low:.0f} to {count.high:.0f})" if count.low is not None and count.high is not None else ""
-        return f"{count.value}{ends}"
-    field = _field(name.removeprefix("weighted "))
-    if name.startswith("weighted "):
-        return "–" if over is None else _figure(getattr(over.weighted, field))
-    return _figure(getattr(head, field))
+def _together(found: Figure | ErrorCount | None) -> str:
+    if found is None or isinstance(found, Figure):
+        return "–" if found is None else _figure(found)
+    ends = f" ({found.low:.0f} to {found.high:.0f})" if found.low is not None and found.high is not None else ""
+    return f"{found.value}{ends}"
 
 
 def _figure(figure: Figure) -> str:

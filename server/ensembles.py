@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from server.export import Exported, divided_otherwise, export_model
-from server.run_folder import RunFolder, write_atomic
+from server.run_folder import RunFolder
+from server.study_writing import write_study
 from shared.errors import InputError
-from shared.study import Study, load_study
+from shared.study import Study
 
 #: What an ensemble's `training` keeps of its members'.
 _KEPT = ("precision", "memory_format")
@@ -50,11 +50,9 @@ def write_ensemble(runs: Sequence[RunFolder], target: Path, *, weights_root: Pat
         for run, path in zip(runs, files, strict=True):
             written.append(export_model(run, path, weights_root=weights_root))
         data = _study(first, written)
-        write_atomic(target, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110).encode(), mode=0o644)
-        study = load_study(target)
-        build_network(study, weights_root=target.parent)
+        study = write_study(target, data, check=partial(build_network, weights_root=target.parent))
     except Exception:
-        for path in (target, *files):
+        for path in files:
             path.unlink(missing_ok=True)
         raise
     otherwise = {run.name: keys for run in runs if (keys := divided_otherwise(run.study(), study))}

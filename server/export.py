@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from server.checkpoint import kept_rounds, model_after, read_starting_model
 from server.run_folder import RunFolder, write_atomic
+from server.study_writing import write_study
 from shared.canonical import file_digest
 from shared.errors import InputError, RunFolderError, StorageError, StudyError
 from shared.provenance import Provenance, read_provenance, with_provenance
-from shared.study import Study, load_study
+from shared.study import Study
 from shared.wire import unflatten
 from shared.yaml_source import read_yaml
 
@@ -97,8 +97,10 @@ def study_from(study: Path, target: Path, exported: Exported, *, use: Use, publi
     """Write `study` to `target` with the exported weights in their place, and read it. Comments of the file are not kept.
 
     `use` says what for: as the model that training starts from, or to predict masks (a threshold that is there already stays). `public`
-    says that nobody's patients were trained on: only then may a private study use it. Raises StudyError, StorageError, InputError where
-    the weights don't lie beside the new study, WeightsError where masks are asked of a model that gives none.
+    says that nobody's patients were trained on: only then may a private study use it. A study that is refused is not written.
+
+    Raises StudyError, StorageError, InputError where the weights don't lie beside the new study, WeightsError where masks are asked of a
+    model that gives none.
     """
     if target.resolve().parent != exported.path.resolve().parent:
         raise InputError(
@@ -114,13 +116,13 @@ def study_from(study: Path, target: Path, exported: Exported, *, use: Use, publi
         data["preprocessing"] = {**pixels, "mask": mask}
     else:
         data["model"] = {**data.get("model", {}), "weights": weights}
-    write_atomic(target, yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode(), mode=0o644)
-    following = load_study(target)
-    if use == "mask":
-        from shared.models.segmenter import segmenter_of
+    return write_study(target, data, check=partial(_can_predict, root=target.parent) if use == "mask" else None)
 
-        segmenter_of(following.preprocessing, root=target.parent)
-    return following
+
+def _can_predict(study: Study, root: Path) -> None:
+    from shared.models.segmenter import segmenter_of
+
+    segmenter_of(study.preprocessing, root=root)
 
 
 def divided_otherwise(first: Study, second: Study) -> list[str]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from server.run_folder import write_atomic
+from server.study_writing import write_study
 from shared.errors import InputError, StudyError
 from shared.study import load_study
 from shared.yaml_source import read_yaml
 
 
 def write_folds(study: Path, *, of: int, out: Path) -> dict[Path, str]:
-    """`out`/NAME-fold1.yaml and so on; their digests by file. Comments of the file are not kept.
+    """`out`/NAME-fold1.yaml and so on; their digests by file: all of them, or none. Comments of the file are not kept.
 
     Raises StudyError, StorageError, and InputError where the study is a fold already, a file is there, or starting weights would be
     looked for elsewhere than they lie.
@@ -30,16 +28,15 @@ def write_folds(study: Path, *, of: int, out: Path) -> dict[Path, str]:
     files = [out / f"{whole.name}-fold{test + 1}.yaml" for test in range(of)]
     if there := [str(path) for path in files if path.exists()]:
         raise InputError(f"{', '.join(there)}: already there; remove it, or choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
     digests: dict[Path, str] = {}
-    for test, path in enumerate(files):
-        divided = dict(data.get("data") or {})
-        divided["split"] = {**(divided.get("split") or {}), "folds": {"of": of, "test": test}}
-        fold = {**data, "name": f"{whole.name}-fold{test + 1}", "data": divided}
-        write_atomic(path, yaml.safe_dump(fold, sort_keys=False, allow_unicode=True, width=110).encode(), mode=0o644)
-        try:
-            digests[path] = load_study(path).digest()
-        except StudyError:
-            path.unlink()
-            raise
+    try:
+        for test, path in enumerate(files):
+            divided = dict(data.get("data") or {})
+            divided["split"] = {**(divided.get("split") or {}), "folds": {"of": of, "test": test}}
+            fold = {**data, "name": f"{whole.name}-fold{test + 1}", "data": divided}
+            digests[path] = write_study(path, fold).digest()
+    except Exception:
+        for path in digests:
+            path.unlink(missing_ok=True)
+        raise
     return digests

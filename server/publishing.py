@@ -16,7 +16,7 @@ from pathlib import Path
 
 from server.home import Home
 from server.run_folder import write_atomic
-from server.starting_model import Built, build_starting_model, require_segmenter, starting_point
+from server.starting_model import Built, build_starting_model, starting_point
 from shared.documents import Publication, read_document, write_document
 from shared.errors import InputError, StorageError, WeightsError
 from shared.release import Release
@@ -49,7 +49,6 @@ def publish(home: Home, study_path: Path, out: Path, *, runs: int = 1, expires: 
         raise InputError(f"--expires: {last} has passed already; choose a later day")
     study = load_study(study_path)
     built = build_starting_model(study, weights_root=study_path.parent)
-    require_segmenter(study, weights_root=study_path.parent)
     publication = Publication(
         federation=record.federation, coordinator_key=str(key.public), study=study.to_data(), study_digest=study.digest(),
         starting_point=starting_point(built.model, study.federation.wire), runs=runs, expires=last.isoformat(),

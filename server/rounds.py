@@ -374,7 +374,7 @@ class Coordinator:
         seen = {site: self.receipts.get(PublicKey.read(records[site].signing_key)) for site in nodes if site in records}
 
         asks = kind == "prepare" and self.study.counts_shared_images
-        keys = {site: records[site].signing_key for site in self.expected if asks and site in self.exchange.admitted()}
+        keys = {site: records[site].signing_key for site in sorted(self.exchange.admitted())} if asks else {}
 
         def instruct(site: str, issued: int, expires: int) -> Instruction:
             return Instruction(

@@ -49,11 +49,13 @@ class Built:
 def build_starting_model(study: Study, *, weights_root: Path) -> Built:
     """Build the network from the study's seed or weights; relative weight files lie under `weights_root`.
 
-    Raises WeightsError, StudyError.
+    Raises WeightsError, also where hospitals are to predict masks and the file for it can't be used, and StudyError.
     """
     from shared.models import build_network
+    from shared.models.segmenter import segmenter_of
     from shared.models.state import frozen_digest, travelling_arrays
 
+    segmenter_of(study.preprocessing, root=weights_root)
     network = build_network(study, weights_root=weights_root)
     arrays = travelling_arrays(network)
     manifest = Manifest.of(arrays)
@@ -62,13 +64,6 @@ def build_starting_model(study: Study, *, weights_root: Path) -> Built:
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         trained_parameters=sum(one.numel() for one in network.parameters() if one.requires_grad),
     )
-
-
-def require_segmenter(study: Study, *, weights_root: Path) -> None:
-    """Where hospitals are to predict masks: that they can, with the file that lies under `weights_root`. Raises WeightsError."""
-    from shared.models.segmenter import segmenter_of
-
-    segmenter_of(study.preprocessing, root=weights_root)
 
 
 def starting_point(model: StartingModel, wire: Wire) -> StartingPoint:

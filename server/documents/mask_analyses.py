@@ -5,8 +5,8 @@ from __future__ import annotations
 from server.documents.parts import Block, Fill, Paragraph, Table
 from server.report.mask_page import COLUMNS
 from server.report.mask_words import withheld
-from server.report.schema import Figure, MaskReport, PooledMasks, Report
-from server.report.words import all_hospitals, class_words, improvement, name_of, number, span
+from server.report.schema import MaskReport, PooledMasks, Report
+from server.report.words import all_hospitals, class_words, improvement, name_of, with_interval
 
 
 def mask_metrics(confidence: str) -> list[Block]:
@@ -36,7 +36,10 @@ def mask_tables(report: Report, pooled: PooledMasks) -> list[Block]:
         for name in report.external_sites
         if (masks := report.sites[name].masks) is not None
     ]
-    classes = [[class_words(one.name), str(one.images), _figure(one.iou), _figure(one.dice)] for one in pooled.classes]
+    classes = [
+        [class_words(one.name), str(one.images), with_interval(one.iou), with_interval(one.dice)]
+        for one in pooled.classes
+    ]
     return [
         Table("Masks of the final model, by hospital.", ["Hospital", *(title for _, title in COLUMNS)], rows),
         Table(
@@ -50,12 +53,7 @@ def mask_tables(report: Report, pooled: PooledMasks) -> list[Block]:
 
 
 def _row(name: str, masks: MaskReport | PooledMasks) -> list[str]:
-    return [name, *(_figure(getattr(masks, field)) for field, _ in COLUMNS)]
-
-
-def _figure(figure: Figure) -> str:
-    interval = span(figure)
-    return f"{number(figure.value)} ({interval})" if interval else number(figure.value)
+    return [name, *(with_interval(getattr(masks, field)) for field, _ in COLUMNS)]
 
 
 def _verdict(report: Report, pooled: PooledMasks) -> str:

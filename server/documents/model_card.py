@@ -8,8 +8,17 @@ from server.documents.mask_analyses import mask_metrics, mask_tables
 from server.documents.parts import Block, Bullets, Document, Facts, Fill, Paragraph, Section, Table, Text
 from server.report.noised_words import above_chance, chance, noised
 from server.report.page import CLASS_COLUMNS, COLUMNS
-from server.report.schema import ClassFigures, Figure, HeadReport, PooledHead, Report
-from server.report.words import HEADS, all_hospitals, class_words, joined, moment, name_of, number, span, units
+from server.report.schema import ClassFigures, HeadReport, PooledHead, Report
+from server.report.words import (
+    HEADS,
+    all_hospitals,
+    class_words,
+    joined,
+    moment,
+    name_of,
+    units,
+    with_interval,
+)
 
 
 def model_card(report: Report) -> Document:
@@ -230,13 +239,13 @@ def _analyses(report: Report) -> list[Block]:
         pooled: PooledHead = getattr(report.pooled, head)
         columns = [one for one in COLUMNS if one[0] != "auc" or not noised(report)]
         rows = [
-            [name, *(_figure(getattr(result, field)) for field, _ in columns)]
+            [name, *(with_interval(getattr(result, field)) for field, _ in columns)]
             for name, site in report.sites.items()
             if (result := getattr(site, head)) is not None and name not in report.external_sites
         ]
-        rows.append([all_hospitals(report), *(_figure(getattr(pooled, field)) for field, _ in columns)])
+        rows.append([all_hospitals(report), *(with_interval(getattr(pooled, field)) for field, _ in columns)])
         rows += [
-            [name_of(report, name), *(_figure(getattr(result, field)) for field, _ in columns)]
+            [name_of(report, name), *(with_interval(getattr(result, field)) for field, _ in columns)]
             for name in report.external_sites
             if (result := getattr(report.sites[name], head)) is not None
         ]
@@ -265,13 +274,8 @@ def _by_class(report: Report, head: str, classes: list[ClassFigures]) -> Table:
     return Table(
         f"{_head_name(report, head)}, {all_hospitals(report).lower()}, each class against all others.",
         ["Class", *(title for _, title in columns)],
-        [[class_words(one.name), *(_figure(getattr(one, field)) for field, _ in columns)] for one in classes],
+        [[class_words(one.name), *(with_interval(getattr(one, field)) for field, _ in columns)] for one in classes],
     )
-
-
-def _figure(figure: Figure) -> str:
-    interval = span(figure)
-    return f"{number(figure.value)} ({interval})" if interval else number(figure.value)
 
 
 def _verdict(report: Report, head: str, pooled: HeadReport | PooledHead) -> str:

@@ -39,7 +39,7 @@ from server.site_ledgers import ledgers_of
 from shared.metrics import pooling
 from shared.metrics.histograms import histogram_roc
 from shared.metrics.over_classes import Counted, over_classes
-from shared.results import METRICS, ClassRow, Difference, Estimate, Evaluated, HeadResult, Prepared
+from shared.results import METRICS, ClassRow, Difference, Evaluated, HeadResult, Prepared
 from shared.run_records import FinalRecord, RoundRecord, RunRecord
 from shared.study import Study
 
@@ -227,10 +227,6 @@ def figure_images(confusion: Sequence[Sequence[int]], index: int) -> dict[str, i
     return {name: max(0, count) for name, count in found.items()}
 
 
-def _figure(estimate: Estimate, images: int) -> Figure:
-    return Figure(value=estimate.value, low=estimate.low, high=estimate.high, images=images)
-
-
 def _class_rows(
     rows: Sequence[ClassRow], confusion: Sequence[Sequence[int]], names: Sequence[str]
 ) -> list[ClassFigures]:
@@ -239,7 +235,7 @@ def _class_rows(
             name=names[index],
             images=row.images,
             **{
-                key: _figure(getattr(row, key), figure_images(confusion, index)[key])
+                key: Figure.of(getattr(row, key), figure_images(confusion, index)[key])
                 for key in ("precision", "recall", "specificity", "f1", "auc")
             },
         )
@@ -260,7 +256,7 @@ def _over_classes(hospitals: Sequence[tuple[HeadResult, int | None]], study: Stu
     )
     images = sum(sum(row) for confusion, _ in exact for row in confusion)
     return OverClasses(
-        weighted=WeightedFigures(**{name: _figure(one, images) for name, one in found.weighted.items()}),
+        weighted=WeightedFigures(**{name: Figure.of(one, images) for name, one in found.weighted.items()}),
         errors=_errors(found.errors),
         rare_errors=_errors(found.rare_errors) if found.rare_errors is not None else None,
     )
@@ -280,7 +276,7 @@ def _head(evaluated: Evaluated | None, key: HeadKey, study: Study) -> HeadReport
         patients=evaluated.patients,
         images=evaluated.images,
         noise=result.noise,
-        **{name: _figure(getattr(result, name), images[name]) for name in METRICS},
+        **{name: Figure.of(getattr(result, name), images[name]) for name in METRICS},
         confusion=result.confusion,
         classes=_class_rows(result.classes, result.confusion, study.task.class_names),
         over_classes=_over_classes([(result, evaluated.patients)], study),
@@ -324,7 +320,7 @@ def pooled_head(sites: Mapping[str, Evaluated], key: HeadKey, study: Study) -> P
         images=pooled.images,
         sites=list(present),
         **{
-            name: _pooled_figure(getattr(pooled, name), images[name], how(name, noised=pooled.patients is None))
+            name: PooledFigure.pooled(getattr(pooled, name), images[name], how(name, noised=pooled.patients is None))
             for name in METRICS
         },
         confusion=pooled.confusion,
@@ -335,16 +331,12 @@ def pooled_head(sites: Mapping[str, Evaluated], key: HeadKey, study: Study) -> P
     )
 
 
-def _pooled_figure(estimate: Estimate, images: int, how: str) -> PooledFigure:
-    return PooledFigure(value=estimate.value, low=estimate.low, high=estimate.high, images=images, how=how)
-
-
 def _pooled_roc(roc: pooling.PooledRoc | None, images: int | None) -> PooledRoc | None:
     if roc is None:
         return None
     return PooledRoc(
         points=_points(roc.false_positive_rate, roc.true_positive_rate),
-        auc=_pooled_figure(roc.auc, images or 0, HOW["roc"]),
+        auc=PooledFigure.pooled(roc.auc, images or 0, HOW["roc"]),
         auc_least=roc.auc_least,
         auc_most=roc.auc_most,
     )
@@ -353,7 +345,4 @@ def _pooled_roc(roc: pooling.PooledRoc | None, images: int | None) -> PooledRoc 
 def _pooled_gain(gain: Mapping[GainMetric, Difference] | None) -> dict[GainMetric, PooledDifference] | None:
     if gain is None:
         return None
-    return {
-        name: PooledDifference(value=one.value, low=one.low, high=one.high, how=HOW["gain"])
-        for name, one in gain.items()
-    }
+    return {name: PooledDifference.of(one, HOW["gain"]) for name, one in gain.items()}

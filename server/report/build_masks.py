@@ -15,7 +15,7 @@ from server.report.schema import (
     ReachingPoint,
 )
 from shared.metrics.mask_pooling import pool_masks, quantiles, shares_reaching
-from shared.results import MASK_METRICS, Estimate, Evaluated, MaskClassRow
+from shared.results import MASK_METRICS, Evaluated, MaskClassRow
 from shared.study import Study
 
 _QUARTERS = (0.25, 0.5, 0.75)
@@ -30,7 +30,7 @@ def mask_report(evaluated: Evaluated, study: Study) -> MaskReport | None:
     return MaskReport(
         patients=evaluated.patients or 0,
         images=images,
-        **{name: _figure(getattr(masks, name), images) for name in MASK_METRICS},
+        **{name: Figure.of(getattr(masks, name), images) for name in MASK_METRICS},
         classes=_rows(masks.classes, study),
         reaching=None
         if histogram is None
@@ -53,28 +53,18 @@ def pooled_masks(sites: Mapping[str, Evaluated], study: Study) -> PooledMasks | 
         patients=pooled.patients,
         images=pooled.images,
         sites=list(present),
-        **{
-            name: PooledFigure(**_figure(one, pooled.images).model_dump(), how=HOW["masks"])
-            for name, one in pooled.figures.items()
-        },
+        **{name: PooledFigure.pooled(one, pooled.images, HOW["masks"]) for name, one in pooled.figures.items()},
         classes=_rows(pooled.classes, study),
         gain=None
         if pooled.gain is None
-        else {
-            name: PooledDifference(value=one.value, low=one.low, high=one.high, how=HOW["gain"])
-            for name, one in pooled.gain.items()
-        },
+        else {name: PooledDifference.of(one, HOW["gain"]) for name, one in pooled.gain.items()},
     )
-
-
-def _figure(estimate: Estimate, images: int) -> Figure:
-    return Figure(value=estimate.value, low=estimate.low, high=estimate.high, images=images)
 
 
 def _rows(rows: Sequence[MaskClassRow], study: Study) -> list[MaskClassFigures]:
     return [
         MaskClassFigures(
-            name=name, images=row.images, iou=_figure(row.iou, row.images), dice=_figure(row.dice, row.images)
+            name=name, images=row.images, iou=Figure.of(row.iou, row.images), dice=Figure.of(row.dice, row.images)
         )
         for name, row in zip(study.task.class_names, rows, strict=True)
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from server.report.how import HOW
 from server.report.schema import DescriptorFigures, DescriptorReport, Figure, PooledDescriptor, PooledFigure
 from shared.metrics.pooling import mean_of_estimates
-from shared.results import DESCRIPTOR_METRICS, DescriptorResult, Estimate, Evaluated
+from shared.results import DESCRIPTOR_METRICS, DescriptorResult, Evaluated
 from shared.study import Study
 
 
@@ -37,12 +37,8 @@ def _figures(result: DescriptorResult, values: int) -> DescriptorFigures:
         patients=result.patients,
         images=result.images,
         by_value=counts if counts is not None and len(counts) == values else None,
-        **{name: _figure(getattr(result, name), result.images) for name in DESCRIPTOR_METRICS},
+        **{name: Figure.of(getattr(result, name), result.images) for name in DESCRIPTOR_METRICS},
     )
-
-
-def _figure(estimate: Estimate, images: int) -> Figure:
-    return Figure(value=estimate.value, low=estimate.low, high=estimate.high, images=images)
 
 
 def _pooled(found: Mapping[str, DescriptorResult], study: Study) -> PooledDescriptor | None:
@@ -53,9 +49,7 @@ def _pooled(found: Mapping[str, DescriptorResult], study: Study) -> PooledDescri
     figures = {}
     for name in DESCRIPTOR_METRICS:
         mean = mean_of_estimates([getattr(one, name) for one in found.values()], np.array(weights, dtype=np.float64), z)
-        figures[name] = PooledFigure(
-            value=mean.value, low=mean.low, high=mean.high, images=sum(weights), how=HOW["descriptor"]
-        )
+        figures[name] = PooledFigure.pooled(mean, sum(weights), HOW["descriptor"])
     return PooledDescriptor(
         patients=sum(one.patients for one in found.values()), images=sum(weights), sites=list(found), **figures
     )

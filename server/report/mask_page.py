@@ -8,9 +8,10 @@ from markupsafe import Markup
 
 from server.report import charts, words
 from server.report.charts import Interval, Series
+from server.report.figure_chart import figure_chart, figure_row
 from server.report.gain_chart import Change, gain_chart
 from server.report.mask_words import withheld
-from server.report.schema import Figure, MaskReport, PooledDifference, PooledMasks, Report
+from server.report.schema import MaskReport, PooledDifference, PooledMasks, Report
 from shared.results import Difference
 
 #: Columns of the tables of figures: field and title.
@@ -45,22 +46,10 @@ def _figures_chart(report: Report) -> Markup | None:
     rows: list[Interval] = []
     for style, (name, site) in enumerate(report.sites.items()):
         if site.masks is not None:
-            rows.append(_row(words.name_of(report, name), style, site.masks.iou))
+            rows.append(figure_row(words.name_of(report, name), style, site.masks.iou))
     if report.pooled.masks is not None:
-        rows.append(_row(words.all_hospitals(report).lower(), 0, report.pooled.masks.iou, pooled=True))
-    known = [end for row in rows for end in (row.low, row.value) if end is not None]
-    if not known:
-        return None
-    return charts.interval_chart(
-        rows, label=f"Mean IoU with {report.confidence * 100:g} % interval by hospital and for all; figures in the table below",
-        x_label="mean IoU", x_range=(max(0.0, 0.1 * int(min(known) * 10 - 0.5)), 1.0), reference=None, says="",
-    )  # fmt: skip
-
-
-def _row(name: str, style: int, figure: Figure, *, pooled: bool = False) -> Interval:
-    interval = words.span(figure)
-    text = words.number(figure.value) + (f"  ({interval})" if interval else "  no interval")
-    return Interval(name, style, figure.value, figure.low, figure.high, text, filled=True, pooled=pooled)
+        rows.append(figure_row(words.all_hospitals(report).lower(), 0, report.pooled.masks.iou, pooled=True))
+    return figure_chart(report, rows, title="mean IoU")
 
 
 def _gain_chart(report: Report) -> Markup | None:

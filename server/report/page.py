@@ -13,10 +13,11 @@ from markupsafe import Markup
 
 from server.report import charts, mask_words, noised_words, words
 from server.report.charts import Bar, Interval, Series
+from server.report.figure_chart import figure_chart, figure_row
 from server.report.gain_chart import Change, gain_chart
 from server.report.mask_page import mask_values
 from server.report.paper import paper_table
-from server.report.schema import Figure, HeadReport, PooledDifference, PooledHead, Report, SiteReport
+from server.report.schema import HeadReport, PooledDifference, PooledHead, Report, SiteReport
 from shared.exact import as_float
 from shared.metrics.over_classes import NOISED
 from shared.results import Difference
@@ -144,11 +145,6 @@ def _heads(report: Report) -> list[HeadKey]:
     return [head for head in order if getattr(report.pooled, head) is not None]
 
 
-def _figure_text(figure: Figure) -> str:
-    interval = words.span(figure)
-    return words.number(figure.value) + (f"  ({interval})" if interval else "  no interval")
-
-
 def _head_of(site: SiteReport, head: str) -> HeadReport | None:
     found: HeadReport | None = getattr(site, head)
     return found
@@ -169,18 +165,12 @@ def _judged_chart(report: Report) -> Markup | None:
             result = _head_of(site, head)
             if result is not None:
                 title = f"{words.name_of(report, name)}, {words.HEADS[head]}"
-                rows.append(_row(title, style, getattr(result, judged), filled=head == "svm"))
+                rows.append(figure_row(title, style, getattr(result, judged), filled=head == "svm"))
     for head in _heads(report):
         pooled: PooledHead = getattr(report.pooled, head)
         name = f"{words.all_hospitals(report).lower()}, {words.HEADS[head]}"
-        rows.append(_row(name, 0, getattr(pooled, judged), filled=head == "svm", pooled=True))
-    if all(row.value is None for row in rows):
-        return None
-    lowest = min([chance, *(end for row in rows for end in (row.low, row.value) if end is not None)])
-    return charts.interval_chart(
-        rows, label=f"{figure_title} with {report.confidence * 100:g} % interval by hospital and for all; figures in the table below",
-        x_label=figure_title, x_range=(max(0.0, 0.1 * int(lowest * 10 - 0.5)), 1.0), reference=chance, says="chance",
-    )  # fmt: skip
+        rows.append(figure_row(name, 0, getattr(pooled, judged), filled=head == "svm", pooled=True))
+    return figure_chart(report, rows, title=figure_title, chance=chance)
 
 
 def _count_noise(report: Report) -> tuple[str, float] | None:
@@ -196,12 +186,6 @@ def _count_noise(report: Report) -> tuple[str, float] | None:
     epsilon = min(found, key=as_float)
     ratio = math.exp(-as_float(epsilon))
     return epsilon, math.sqrt(2.0 * ratio) / (1.0 - ratio)
-
-
-def _row(name: str, style: int, figure: Figure, *, filled: bool, pooled: bool = False) -> Interval:
-    return Interval(
-        name, style, figure.value, figure.low, figure.high, _figure_text(figure), filled=filled, pooled=pooled
-    )
 
 
 def _gain_chart(report: Report) -> Markup | None:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from server.report.schema_privacy import PrivacyReport
 from shared.profile import ArtificialPart
-from shared.results import CopiesLeftOut, Count, Difference, MaskGain, PartCounts, SvmChoice
+from shared.results import CopiesLeftOut, Count, Difference, Estimate, MaskGain, PartCounts, SvmChoice
 from shared.run_records import Miss, RoundTiming, State
 from shared.schema import Strict
 from shared.study_task import Kind
@@ -38,11 +38,19 @@ class Figure(Strict):
         "those called positive for precision, else all; of noised counts what these add up to, one vote a patient"
     )
 
+    @classmethod
+    def of(cls, estimate: Estimate, images: int) -> Figure:
+        return Figure(value=estimate.value, low=estimate.low, high=estimate.high, images=images)
+
 
 class PooledFigure(Figure):
     """One figure over all hospitals that sent an evaluation."""
 
     how: str = Field(description="how value and interval were obtained from what the hospitals sent, in words")
+
+    @classmethod
+    def pooled(cls, estimate: Estimate, images: int, how: str) -> PooledFigure:
+        return PooledFigure(value=estimate.value, low=estimate.low, high=estimate.high, images=images, how=how)
 
 
 class RocPoint(Strict):
@@ -136,6 +144,10 @@ class PooledDifference(Strict):
     low: float
     high: float
     how: str = Field(description="how it was pooled, in words")
+
+    @classmethod
+    def of(cls, difference: Difference, how: str) -> PooledDifference:
+        return PooledDifference(value=difference.value, low=difference.low, high=difference.high, how=how)
 
 
 class PooledRoc(Strict):

@@ -214,6 +214,12 @@ def span(figure: Figure) -> str:
     return "" if figure.low is None or figure.high is None else f"{figure.low:.2f} to {figure.high:.2f}"
 
 
+def with_interval(figure: Figure) -> str:
+    """`0.85 (0.79 to 0.92)`, or the figure alone."""
+    interval = span(figure)
+    return f"{number(figure.value)} ({interval})" if interval else number(figure.value)
+
+
 def joined(names: list[str]) -> str:
     """`north, harbour and hill`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"

@@ -15,13 +15,14 @@ from private_run import write_private_run
 from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
+from server import fold_studies
 from server.cli import app
 from server.cross_validation import cross_validation
 from server.fold_studies import write_folds
 from server.report.build import build_report
 from server.run_folder import RunFolder
-from shared.errors import InputError
-from shared.study import load_study
+from shared.errors import InputError, StorageError, StudyError
+from shared.study import Study, load_study
 
 TASK = {
     "classes": {name: [] for name in SKIN},
@@ -68,6 +69,22 @@ def test_each_fold_is_a_study_that_differs_in_the_tested_fold_and_its_name_only(
         write_folds(path, of=3, out=out)
     with pytest.raises(InputError, match="is there already"):
         write_folds(out / "example-fold1.yaml", of=3, out=tmp_path / "again")
+    with pytest.raises(StorageError, match="can't be made"):
+        write_folds(path, of=3, out=path / "below-a-file")
+
+
+def test_a_fold_that_is_refused_leaves_nothing_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "whole.yaml"
+    path.write_text(yaml.safe_dump(example_study().to_data()))
+    write = fold_studies.write_study
+
+    def refuses_the_last(fold: Path, data: dict[str, Any]) -> Study:
+        return write(fold, {**data, "seed": -1 if data["name"] == "example-fold3" else data["seed"]})
+
+    monkeypatch.setattr(fold_studies, "write_study", refuses_the_last)
+    with pytest.raises(StudyError, match=r"folds/example-fold3\.yaml.*seed"):
+        write_folds(path, of=3, out=tmp_path / "folds")
+    assert not list((tmp_path / "folds").iterdir())
 
 
 def test_weights_stay_where_their_study_finds_them(tmp_path: Path) -> None:
@@ -93,9 +110,9 @@ def test_figures_are_means_of_the_folds_and_those_of_all_their_counts_together(r
     assert head.together.confusion == counts.tolist()
     truth, said = (np.repeat(axis.reshape(-1), counts.reshape(-1)) for axis in np.indices(counts.shape))
     over = head.together.over_classes
-    assert over is not None and over.rare_errors is not None and head.figures["FP + FN, rare"].mean is not None
+    assert over is not None and over.rare_errors is not None and head.figures["rare_errors"].mean is not None
     assert over.weighted.f1.value == pytest.approx(f1_score(truth, said, average="weighted"))
-    assert over.rare_errors.value == pytest.approx(3 * head.figures["FP + FN, rare"].mean)
+    assert over.rare_errors.value == pytest.approx(3 * head.figures["rare_errors"].mean)
     one = pooled[0]
     assert one is not None and over.weighted.f1.low is not None and one.over_classes is not None
     assert one.over_classes.weighted.f1.low is not None and one.over_classes.weighted.f1.value is not None
@@ -112,7 +129,7 @@ def test_the_command_prints_both_and_json(runs: list[Path]) -> None:
         assert word in printed.output
     found = json.loads(CliRunner().invoke(app, ["cross-validated", *names, "--json"]).output)
     assert found["schema"] == "consilium/cross-validation/1"
-    figure = found["heads"]["network"]["figures"]["AUC"]
+    figure = found["heads"]["network"]["figures"]["auc"]
     assert figure["mean"] == pytest.approx(statistics.fmean(figure["by_fold"]))
 
 
@@ -132,7 +149,7 @@ def test_masks_of_folds_are_put_together(tmp_path: Path) -> None:
     pooled = [build_report(RunFolder(path)).pooled.masks for path in paths]
     values = [one.iou.value for one in pooled if one is not None]
     assert found.masks is not None and not found.heads and not any("NOT" in note for note in found.notes)
-    assert found.masks.figures["IoU"].by_fold == values
+    assert found.masks.figures["iou"].by_fold == values
     assert found.masks.together.images == sum(one.images for one in pooled if one is not None)
     printed = CliRunner().invoke(app, ["cross-validated", *map(str, paths)], env={"COLUMNS": "200"}).output
     for word in ("thresholded IoU", "pixel accuracy", "Masks of each class's images", "melanoma"):
@@ -175,8 +192,8 @@ def test_folds_whose_counts_carry_noise_are_added_up_with_it(tmp_path: Path) -> 
         paths.append(folder.path)
     found = cross_validation(paths)
     head = found.heads["network"]
-    assert head.together.over_classes is None and "FP + FN" not in head.figures
-    assert head.figures["accuracy"].mean is not None and head.figures["AUC"].mean is None
+    assert head.together.over_classes is None and "errors" not in head.figures
+    assert head.figures["accuracy"].mean is not None and head.figures["auc"].mean is None
     sent = [np.array(one.network.confusion) for one in evaluated.sites.values()]
     assert np.array_equal(head.together.confusion, 2 * np.sum(sent, axis=0))
     assert any("about the noise" in note for note in found.notes)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from server.checkpoint import Checkpoint, read_starting_model, write_checkpoint
 from server.cli import app
-from server.export import ancestors, divided_otherwise, export_model
+from server.export import ancestors, divided_otherwise, export_model, study_from
 from server.run_folder import RunFolder
 from server.starting_model import claim_folder, fill_folder
 from shared.aggregation import OptimiserState
@@ -31,6 +31,24 @@ SMALL = {
     "preprocessing": {"region": "finding", "size": 32, "channels": 3},
     "model": {"name": "resnet18", "norm": "group"},
     "head": None,
+}
+MASKS = {
+    "task": {
+        "kind": "segmentation",
+        "classes": {"benign": [], "malignant": []},
+        "positive_class": "malignant",
+        "unit": "image",
+    },
+    "preprocessing": {"region": "whole", "size": 32, "channels": 3, "mask": {"from": "annotated"}},
+    "model": {"name": "split_attention_unet", "widths": [8, 8]},
+    "head": None,
+    "training": {
+        "local_epochs": 1,
+        "batch_size": 8,
+        "optimiser": "sgd",
+        "learning_rate": 0.1,
+        "loss": "cross_entropy_dice",
+    },
 }
 
 
@@ -115,11 +133,29 @@ def test_masks_are_not_taken_from_a_model_that_gives_none(run: RunFolder, study:
     asked = [*arguments, "--study", str(source), "--study-out", str(tmp_path / "next.yaml")]
     refused = CliRunner().invoke(app, asked)
     assert isinstance(refused.exception, WeightsError) and "trains no segmentation network" in str(refused.exception)
+    assert {path.name for path in tmp_path.iterdir()} == {"study.yaml", "m.safetensors"}
+    (tmp_path / "next.yaml").write_text("an earlier one")
+    assert isinstance(CliRunner().invoke(app, asked).exception, WeightsError)
+    assert (tmp_path / "next.yaml").read_text() == "an earlier one"
+    for incomplete in (arguments, [*asked, "--without-head"]):
+        assert isinstance(CliRunner().invoke(app, incomplete).exception, InputError)
+
+
+def test_a_study_takes_its_masks_from_a_model_that_gives_some(study: Study, tmp_path: Path) -> None:
+    finds = finished(example_study(rounds=1, **MASKS), tmp_path / "masks", weights_root=Path())
+    source = write(tmp_path / "study.yaml", study, preprocessing={**SMALL["preprocessing"], "region": "whole"})  # type: ignore[dict-item]
+    exported = export_model(finds, tmp_path / "m.safetensors", weights_root=Path())
+    following = study_from(source, tmp_path / "next.yaml", exported, use="mask", public=False)
     mask = load_study(tmp_path / "next.yaml").to_data()["preprocessing"]["mask"]
     assert (mask["from"], mask["threshold"], mask["weights"]["origin"]) == ("model", 0.5, "federation")
     assert mask["weights"]["sha256"] == file_digest(tmp_path / "m.safetensors")
-    for incomplete in (arguments, [*asked, "--without-head"]):
-        assert isinstance(CliRunner().invoke(app, incomplete).exception, InputError)
+    fill_folder(claim_folder(tmp_path / "next"), following, ["north"], weights_root=tmp_path)
+    none = {**mask["weights"], "sha256": "0" * 64}
+    other = load_study(write(tmp_path / "other.yaml", following, preprocessing={
+        **following.to_data()["preprocessing"], "mask": {**mask, "weights": none}
+    }))  # fmt: skip
+    with pytest.raises(WeightsError, match=r"preprocessing\.mask\.weights"):
+        fill_folder(claim_folder(tmp_path / "refused"), other, ["north"], weights_root=tmp_path)
 
 
 def test_without_its_head_a_model_starts_with_a_random_one(run: RunFolder, study: Study, tmp_path: Path) -> None:
@@ -146,6 +182,7 @@ def test_weights_of_a_federation_are_no_start_for_a_private_study(run: RunFolder
     arguments = ["export", str(run.path), str(tmp_path / "m.safetensors"), "--study", str(source), "--study-out"]
     refused = CliRunner().invoke(app, [*arguments, str(tmp_path / "of-patients.yaml")])
     assert refused.exit_code != 0 and "model.weights.origin" in str(refused.exception or refused.output)
+    assert str(tmp_path / "of-patients.yaml") in str(refused.exception) and not list(tmp_path.glob("*of-patients*"))
     taken = CliRunner().invoke(app, [*arguments, str(tmp_path / "public.yaml"), "--public"])
     assert taken.exit_code == 0, taken.output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from benchmarks.paper_tables import Ours, found_runs, page
 from server.report import write_report
 from server.report.build import build_report
 from server.report.page import render
-from server.report.paper import from_confusion
+from server.report.paper import figure_in
 from server.report.published import PublishedRow, contradictions, papers, share
 
 PAPERS = papers()
@@ -74,21 +75,6 @@ def test_rounding_is_no_contradiction_but_more_is() -> None:
     assert list(contradictions(elsewhere)) == ["accuracy is .96 in the table and 97 in the abstract"]
 
 
-def test_figures_of_the_confusion_counts_are_sklearns() -> None:
-    rng = np.random.default_rng(3)
-    truth, said = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
-    counts = np.zeros((4, 4), dtype=int)
-    np.add.at(counts, (truth, said), 1)
-    found = from_confusion(counts, [1, 3])
-    by_class = multilabel_confusion_matrix(truth, said)
-    wrong = by_class[:, 0, 1] + by_class[:, 1, 0]
-    assert found["errors"] == wrong.sum() == 2 * (truth != said).sum()
-    assert found["rare_errors"] == wrong[[1, 3]].sum()
-    assert found["weighted_f1"] == pytest.approx(f1_score(truth, said, average="weighted"))
-    specificity = by_class[:, 0, 0] / by_class[:, 0].sum(1)
-    assert found["weighted_specificity"] == pytest.approx(np.average(specificity, weights=counts.sum(1)))
-
-
 def test_a_run_stands_under_its_row_as_its_report_has_it(tmp_path: Path) -> None:
     folder = write_example_run(tmp_path / "mine", synthetic=True)
     write_report(folder)
@@ -105,19 +91,54 @@ def test_a_run_stands_under_its_row_as_its_report_has_it(tmp_path: Path) -> None
 
 def test_many_classes_are_counted_over_all_and_over_the_rare_ones(tmp_path: Path) -> None:
     classes = ("mel", "nv", "bkl", "df")
-    folder = write_example_run(tmp_path / "skin", study=example_study(classes=classes))
+    task = {
+        "classes": {name: [] for name in classes},
+        "positive_class": "mel",
+        "unit": "image",
+        "rare_classes": ["bkl", "df"],
+    }
+    folder = write_example_run(tmp_path / "skin", study=example_study(classes=classes, task=task))
     report = build_report(folder)
     text = page(PAPERS["skinnet"], {"skinnet_v1": Ours("skin", report, False)})
     head = report.pooled.network
     assert head is not None
     counts = np.array(head.confusion)
+    truth, said = (np.repeat(axis.reshape(-1), counts.reshape(-1)) for axis in np.indices(counts.shape))
+    by_class = multilabel_confusion_matrix(truth, said)
+    wrong = by_class[:, 0, 1] + by_class[:, 1, 0]
     rare = [index for index, name in enumerate(report.classes) if name in ("bkl", "df")]
-    expected = from_confusion(counts, rare)
-    line = next(line for line in text.splitlines() if line.startswith("|  | ours: skin"))
-    assert [cell.strip() for cell in line.split("|")[3:8]] == [
-        f"{expected['errors']:.0f} ({counts.sum() - np.trace(counts)} wrong images)",
-        f"{expected['weighted_specificity']:.3f}", f"{expected['weighted_f1']:.3f}", f"{expected['rare_errors']:.0f}", "–",
+    specificity = np.average(by_class[:, 0, 0] / by_class[:, 0].sum(1), weights=counts.sum(1))
+    expected = [
+        f"{wrong.sum()}", f"{specificity:.3f}", f"{f1_score(truth, said, average='weighted'):.3f}", f"{wrong[rare].sum()}",
     ]  # fmt: skip
+    line = next(line for line in text.splitlines() if line.startswith("|  | ours: skin"))
+    cells = [cell.strip() for cell in line.split("|")[3:8]]
+    assert [cell.split(" ")[0] for cell in cells] == [*expected, "–"]
+    assert all(" to " in cell for cell in cells[:4]), "with their intervals"
+    assert cells[0].endswith(f", {counts.sum() - np.trace(counts)} wrong images")
+    noised = head.model_copy(update={"over_classes": None})
+    for name in ("errors", "rare_errors", "weighted_f1", "weighted_specificity"):
+        assert figure_in(noised, name) == "–"  # type: ignore[arg-type]
+
+
+def test_every_published_figure_stands_in_its_papers_page() -> None:
+    folder = Path(__file__).parents[2] / "docs" / "studies"
+    pages = {
+        "resnet34": "cbis_ddsm_resnet34_cbam_svm", "wa_resnet50": "cbis_ddsm_wa_resnet50", "skinnet": "skinnet",
+        "rcdnet": "busi_rcdnet", "dicom_resnet50": "dicom_resnet50",
+    }  # fmt: skip
+    assert sorted(pages.values()) == sorted(path.stem for path in folder.glob("*.md"))
+    for key, paper in PAPERS.items():
+        numbers = [
+            set(re.findall(r"\d*\.\d+|\d+", line)) for line in (folder / f"{pages[key]}.md").read_text().splitlines()
+        ]
+        every = set().union(*numbers)
+        for one in paper.rows:
+            assert any(set(one.published.values()) <= line for line in numbers), (key, one.model)
+            for place, figures in one.elsewhere.items():
+                assert set(figures.values()) <= every, (key, one.model, place)
+        for contrast in (paper.contrast or {}).values():
+            assert set(contrast.values()) <= every, key
 
 
 def test_the_report_of_a_papers_study_has_the_papers_table_and_another_has_none(tmp_path: Path) -> None:

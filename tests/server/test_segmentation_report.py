@@ -17,7 +17,7 @@ from server.learned import questions_of_run
 from server.report.build import build_report
 from server.report.page import render
 from server.run_folder import RunFolder
-from shared.errors import RunFolderError
+from shared.errors import InputError
 from tests.server.example_run import SITES, example_study, write_example_run
 
 SEGMENTATION: dict[str, Any] = {
@@ -115,7 +115,7 @@ def test_two_runs_of_masks_are_compared_and_none_with_one_of_classes(run: RunFol
     text = console.export_text()
     assert "IoU" in text and "Dice" in text and "balanced accuracy" not in text
     other = side_of(write_example_run(tmp_path / "classes").path)
-    with pytest.raises(RunFolderError, match="share no figure to compare"):
+    with pytest.raises(InputError, match="share no figure to compare"):
         comparison([side, other])
 
 
