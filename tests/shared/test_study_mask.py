@@ -84,6 +84,6 @@ def test_a_private_study_takes_no_mask_of_a_network_that_was_trained_on_a_federa
     assert private({"from": "annotated"}).input_shape == private(PREDICTED).input_shape == (4, 64, 64)
     federation = {**PREDICTED, "weights": {**FILE, "origin": "federation"}}
     with pytest.raises(
-        ValueError, match=r"can't be private: preprocessing\.mask\.weights\.origin: its training patients"
+        ValueError, match=r"can't be private: preprocessing\.mask\.weights\.origin: weights trained on a federation's"
     ):
         private(federation)
