@@ -6,36 +6,24 @@ from __future__ import annotations
 from client.budget_report import BudgetReport, GroupSpent, in_words
 from client.rendering import rendered
 from shared.exact import as_float
+from shared.page_frame import page_head
 
 #: Width and height of a bar, in the picture's units.
 _WIDTH, _HEIGHT, _ROW = 520.0, 20.0, 46.0
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{{ found.title }}: privacy budget</title>
-<style>
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --soft: #59636e; --line: #d5dae0; --fill: #f4f6f8; --spent: #0067b1; --left: #e3e8ed; --stay: #7a1f1f; --stay-fill: #fdf0ef; --warn: #6b5200; --warn-fill: #fff7db; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171a; --ink: #e6e9ec; --soft: #9aa4ae; --line: #353c44; --fill: #1d2226; --spent: #62b0ec; --left: #2b3238; --stay: #f5b5b0; --stay-fill: #3a1d1c; --warn: #f0d77a; --warn-fill: #352c0d; } }
-@media print { :root { --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --fill: #f4f4f4; --spent: #0067b1; --left: #eee; --stay: #7a1f1f; --stay-fill: #fff; --warn: #000; --warn-fill: #fff; } section, table { break-inside: avoid; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 64rem; margin: 0 auto; padding: 1.5rem 1.25rem 3rem; }
-h1 { font-size: 1.6rem; margin: 0.2rem 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 0.4rem; } p { margin: 0.4rem 0; max-width: 46rem; } .soft { color: var(--soft); font-size: 0.9rem; }
-.banner { border: 1px solid; border-radius: 6px; padding: 0.55rem 0.9rem; margin: 0 0 0.6rem; max-width: none; } .stay { color: var(--stay); background: var(--stay-fill); } .warn { color: var(--warn); background: var(--warn-fill); }
-.figures { display: flex; flex-wrap: wrap; gap: 0.8rem; margin: 1rem 0; } .figure-box { background: var(--fill); border-radius: 6px; padding: 0.7rem 1rem; flex: 1 1 13rem; }
-.figure-box b { display: block; font-size: 1.7rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.4rem 0; }
-th, td { padding: 0.28rem 0.9rem 0.28rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: baseline; } thead th { border-bottom: 2px solid var(--line); } td.number, th.number { text-align: right; } tbody th { font-weight: 400; overflow-wrap: anywhere; }
-svg { display: block; max-width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 13px; } svg .small { fill: var(--soft); font-size: 12px; }
-.spent { fill: var(--spent); } .left { fill: var(--left); stroke: var(--line); } .legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; list-style: none; padding: 0; margin: 0.4rem 0; font-size: 0.9rem; } .legend svg { display: inline-block; vertical-align: -3px; margin-right: 0.35rem; }
-</style>
-</head>
-<body><main>
+_PAGE = (
+    page_head(
+        "{{ found.title }}: privacy budget",
+        light="--spent: #0067b1; --left: #e3e8ed; --stay: #7a1f1f; --stay-fill: #fdf0ef; --warn: #6b5200; --warn-fill: #fff7db;",
+        dark="--spent: #62b0ec; --left: #2b3238; --stay: #f5b5b0; --stay-fill: #3a1d1c; --warn: #f0d77a; --warn-fill: #352c0d;",
+        printed="--spent: #0067b1; --left: #eee; --stay: #7a1f1f; --stay-fill: #fff; --warn: #000; --warn-fill: #fff;",
+        style="""
+.stay { color: var(--stay); background: var(--stay-fill); } .warn { color: var(--warn); background: var(--warn-fill); }
+tbody th { font-weight: 400; overflow-wrap: anywhere; } svg text { fill: var(--ink); font-size: 13px; } svg .small { fill: var(--soft); font-size: 12px; }
+.spent { fill: var(--spent); } .left { fill: var(--left); stroke: var(--line); }
+""",
+    )
+    + """<body><main>
 <p class="banner stay"><strong>This page stays in {{ found.title }}.</strong> It names no patient, but says of how many patients which run was.</p>
 {% if found.synthetic %}<p class="banner warn"><strong>Synthetic data.</strong> The images are phantoms made by a program.</p>{% endif %}
 {% for note in found.notes %}<p class="banner warn">{{ note }}</p>{% endfor %}
@@ -73,6 +61,7 @@ svg { display: block; max-width: 100%; height: auto; } svg text { fill: var(--in
 <p>What was spent never comes back. The budget can be lowered, never raised; a study that would go beyond it for a single patient is refused before an image is opened, and where only the images show who a patient is, before anything leaves.</p></section>
 </main></body></html>
 """
+)
 
 
 def render_budget(found: BudgetReport) -> str:

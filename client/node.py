@@ -35,6 +35,7 @@ from client.ledger import settle_rotation
 from client.proxies import except_this_machine
 from client.site_folder import SiteFolder
 from shared.errors import ConsiliumError, InputError, ProcessError
+from shared.file_lock import is_locked
 from shared.flower_settings import QUIET_FLOWER, shorten_back_off
 from shared.logs import set_up_logs
 from shared.pacing import Pacing
@@ -133,16 +134,7 @@ def only_node(folder: SiteFolder) -> Iterator[None]:
 
 def is_up(folder: SiteFolder) -> bool:
     """Whether a node works in this folder now, however its last process ended."""
-    try:
-        stream = (folder.path / LOCK).open("r")
-    except OSError:
-        return False
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    return is_locked(folder.path / LOCK)
 
 
 def _named(folder: SiteFolder) -> str:

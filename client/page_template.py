@@ -3,51 +3,29 @@
 
 from __future__ import annotations
 
-HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{{ site_title }}: {{ study.title }}</title>
-<style>
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --soft: #59636e; --line: #d5dae0; --fill: #f4f6f8;
-  --network: #0067b1; --svm: #c2410c; --stay: #7a1f1f; --stay-fill: #fdf0ef; --synthetic-fill: #fff7db; --synthetic: #6b5200;
-  --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #b5539c; --c4: #a88600; --c5: #3a9bd9; --c6: #8a5a2b; --c7: #6b7280; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171a; --ink: #e6e9ec; --soft: #9aa4ae; --line: #353c44; --fill: #1d2226;
-  --network: #62b0ec; --svm: #f2935c; --stay: #f5b5b0; --stay-fill: #3a1d1c; --synthetic-fill: #352c0d; --synthetic: #f0d77a;
-  --c0: #56a8e0; --c1: #f08a4b; --c2: #3cc49a; --c3: #d98ac5; --c4: #d9b93b; --c5: #9bd0f5; --c6: #c79468; --c7: #a3acb6; } }
-@media print { :root { --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --fill: #f4f4f4; --network: #0067b1; --svm: #c2410c;
-  --stay: #7a1f1f; --stay-fill: #fff; --synthetic-fill: #fff; --synthetic: #000; --c0: #0072b2; --c1: #d55e00; --c2: #009e73;
-  --c3: #b5539c; --c4: #a88600; --c5: #3a9bd9; --c6: #8a5a2b; --c7: #6b7280; }
-  section, figure, table { break-inside: avoid; } main { max-width: none; padding: 0; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 64rem; margin: 0 auto; padding: 1.5rem 1.25rem 3rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0.2rem 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 0.4rem; }
-h3 { font-size: 1rem; margin: 1rem 0 0.3rem; } p { margin: 0.4rem 0; max-width: 46rem; } .soft { color: var(--soft); font-size: 0.9rem; }
-.banner { border: 1px solid; border-radius: 6px; padding: 0.55rem 0.9rem; margin: 0 0 0.6rem; max-width: none; }
+from shared.page_frame import page_head
+
+HEAD = page_head(
+    "{{ site_title }}: {{ study.title }}",
+    images=True,
+    light="""--network: #0067b1; --svm: #c2410c; --stay: #7a1f1f; --stay-fill: #fdf0ef; --synthetic-fill: #fff7db; --synthetic: #6b5200;
+  --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #b5539c; --c4: #a88600; --c5: #3a9bd9; --c6: #8a5a2b; --c7: #6b7280;""",
+    dark="""--network: #62b0ec; --svm: #f2935c; --stay: #f5b5b0; --stay-fill: #3a1d1c; --synthetic-fill: #352c0d; --synthetic: #f0d77a;
+  --c0: #56a8e0; --c1: #f08a4b; --c2: #3cc49a; --c3: #d98ac5; --c4: #d9b93b; --c5: #9bd0f5; --c6: #c79468; --c7: #a3acb6;""",
+    printed="""--network: #0067b1; --svm: #c2410c; --stay: #7a1f1f; --stay-fill: #fff; --synthetic-fill: #fff; --synthetic: #000;
+  --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #b5539c; --c4: #a88600; --c5: #3a9bd9; --c6: #8a5a2b; --c7: #6b7280;""",
+    style="""
 .stay { color: var(--stay); background: var(--stay-fill); } .synthetic { color: var(--synthetic); background: var(--synthetic-fill); }
-.figures { display: flex; flex-wrap: wrap; gap: 0.8rem; margin: 1rem 0; }
-.figure-box { background: var(--fill); border-radius: 6px; padding: 0.7rem 1rem; flex: 1 1 13rem; }
-.figure-box b { display: block; font-size: 1.7rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.4rem 0; }
-th, td { padding: 0.28rem 0.9rem 0.28rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: baseline; white-space: nowrap; }
-thead th { border-bottom: 2px solid var(--line); font-weight: 600; } tbody th { font-weight: 400; }
-td.number, th.number { text-align: right; } td small { color: var(--soft); }
+th, td { white-space: nowrap; } tbody th { font-weight: 400; } td small { color: var(--soft); }
 .row { display: flex; flex-wrap: wrap; gap: 1.5rem 2.5rem; align-items: flex-start; } figure { margin: 0.4rem 0; }
 figcaption { font-size: 0.9rem; color: var(--soft); max-width: 24rem; } figure.wide figcaption { max-width: 40rem; }
-svg { display: block; max-width: 100%; height: auto; overflow: visible; } svg text { fill: var(--soft); font-size: 11px; }
+svg { overflow: visible; } svg text { fill: var(--soft); font-size: 11px; }
 .frame { fill: none; stroke: var(--line); } .grid { stroke: var(--line); stroke-width: 0.6; } .chance { stroke: var(--soft); stroke-dasharray: 3 4; }
 .curve { fill: none; stroke-width: 2.2; stroke-linejoin: round; } .network { stroke: var(--network); } .svm { stroke: var(--svm); }
 .dashed { stroke-dasharray: 7 4; } .mark.network { fill: var(--network); } .mark.svm { fill: var(--svm); } .bar { stroke-width: 1.6; opacity: 0.75; }
 {% for c in range(8) %}.k{{ c }} { color: var(--c{{ c }}); } {% endfor %}
 .train { fill: currentColor; fill-opacity: 0.3; stroke: none; } .test { fill: currentColor; stroke: var(--paper); stroke-width: 0.7; }
 .ring { fill: none; stroke: var(--ink); stroke-width: 1.3; }
-.legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; list-style: none; padding: 0; margin: 0.4rem 0; font-size: 0.9rem; }
-.legend svg { display: inline-block; vertical-align: -2px; margin-right: 0.35rem; }
 .confusion td, .confusion th { border: 0; padding: 0.2rem; } .confusion td { border: 1px solid var(--line); text-align: center; width: 5.2rem; padding: 0.55rem 0.2rem; }
 .confusion td.right { outline: 2px solid var(--line); outline-offset: -2px; } .confusion td b { display: block; font-size: 1.1rem; }
 .confusion th { font-weight: 400; font-size: 0.9rem; text-align: right; padding-right: 0.6rem; } .confusion thead th { border: 0; text-align: center; padding-right: 0.2rem; }
@@ -55,9 +33,8 @@ svg { display: block; max-width: 100%; height: auto; overflow: visible; } svg te
 .card img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #000; border-radius: 4px; display: block; margin-bottom: 0.3rem; image-rendering: auto; }
 .card.pair { width: 19.4rem; } .pictures { display: flex; gap: 0.4rem; } .pictures img { flex: 1 1 0; min-width: 0; }
 .card code { overflow-wrap: anywhere; font-size: 0.78rem; }
-</style>
-</head>
-"""
+""",
+)
 
 PAGE = (
     HEAD

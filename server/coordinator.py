@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from server.home import Home
 from server.run_folder import write_atomic
-from server.run_lock import is_locked, lock_within
+from server.run_lock import lock_within
 from server.superlink import Control, Endpoint
 from shared.errors import InputError, NotUpError, ProcessError, StorageError
+from shared.file_lock import is_locked
 from shared.schema import Strict
 
 #: Held by `up`.

@@ -13,18 +13,17 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from rich.console import Console
 
 from server.admitted_nodes import bring_into_line
+from server.ending import deaf, stoppable
 from server.home import LOOPBACK, Home
 from server.joining import admit, read_applicant
 from server.live import SiteProgress, watch
@@ -75,7 +74,7 @@ def run_local(
     profiles = _by_site(profile_paths)
     check_sites(study, list(profiles))
     folder = RunFolder(run_dir.resolve())
-    with _exclusive(folder.path), _stoppable():
+    with _exclusive(folder.path), stoppable():
         claim_folder(folder.path)
         with _ended_properly(folder):
             federation = _Federation(folder, console, str(folder.path / "state.db") if database else IN_MEMORY)
@@ -297,11 +296,11 @@ def _ended_properly(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except BaseException as problem:
-        with _deaf():
+        with deaf():
             end_descendants()  # first: none of them writes into the folder any more
             _record_end(folder, problem)
         raise
-    with _deaf():
+    with deaf():
         end_descendants()
 
 
@@ -323,17 +322,6 @@ def _record_end(folder: RunFolder, problem: BaseException) -> None:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """A second Ctrl-C must not cut short what the first one began."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
     """Hold the folder's lock. Raises RunFolderError where another process leads a run in it, or it holds something else."""
     try:
@@ -349,17 +337,3 @@ def _exclusive(path: Path) -> Iterator[None]:
         except OSError:
             raise RunFolderError(f"{path}: another run is going on in this folder") from None
         yield
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

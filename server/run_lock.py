@@ -13,6 +13,7 @@ from typing import IO
 
 from server.run_folder import RunFolder
 from shared.errors import RunFolderError, StorageError
+from shared.file_lock import is_locked
 
 #: Beside the run's files; holds the leader's process id.
 LED = ".led"
@@ -66,17 +67,3 @@ def lock_within(stream: IO[str], seconds: float) -> bool:
             if time.monotonic() >= limit:
                 return False
             time.sleep(0.02)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a living process has locked this file for itself alone."""
-    try:
-        stream = path.open("rb")
-    except OSError:
-        return False
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        return False

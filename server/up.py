@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 from httpx import HTTPError
 from rich.console import Console
 
 from server.admitted_nodes import bring_into_line
 from server.coordinator import UpRecord, only_one_up, tell_up
+from server.ending import deaf, stoppable
 from server.home import Home
 from server.running import settle_runs
 from server.state_database import trim_database
@@ -45,13 +43,13 @@ def run_up(home: Home, console: Console) -> None:
             trim_database(home.path / "state.db")
         log = RotatingPipe(home.path / "logs" / "superlink.log")
         try:
-            with _interruptible():
+            with contextlib.suppress(KeyboardInterrupt), stoppable():
                 superlink = start_superlink(
                     home.certificates, port=port, home=home.path / "flwr", log=log, database=str(home.path / "state.db")
                 )
                 _lead(home, superlink, port, console)
         finally:
-            with _deaf():
+            with deaf():
                 end_descendants()
                 settle_runs(home, None)
                 log.close()
@@ -103,30 +101,3 @@ def _state_of(home: Home) -> dict[Path, int]:
         with contextlib.suppress(OSError):
             found[path] = path.stat().st_mtime_ns
     return found
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, and neither is an error."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """A second Ctrl-C must not cut short what the first one began."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

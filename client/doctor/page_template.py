@@ -3,41 +3,26 @@
 
 from __future__ import annotations
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{{ examination.title }}: machine and network</title>
-<style>
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --soft: #59636e; --line: #d5dae0; --fill: #f4f6f8;
-  --ok: #1a6b3c; --ok-fill: #e7f4ec; --warning: #7a4b00; --warning-fill: #fff3d6; --fault: #9b1c1c; --fault-fill: #fdecea; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171a; --ink: #e6e9ec; --soft: #9aa4ae; --line: #353c44; --fill: #1d2226;
-  --ok: #7fd3a0; --ok-fill: #17301f; --warning: #f0c97a; --warning-fill: #352c0d; --fault: #f5b5b0; --fault-fill: #3a1d1c; } }
-@media print { :root { --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --fill: #f4f4f4; --ok: #000; --warning: #000; --fault: #000;
-  --ok-fill: #fff; --warning-fill: #fff; --fault-fill: #fff; } li, tr { break-inside: avoid; } main { max-width: none; padding: 0; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1.25rem 3rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0.2rem 0 0.6rem; } h2 { font-size: 1.15rem; margin: 2rem 0 0.5rem; }
-p { margin: 0.4rem 0; max-width: 46rem; } .soft { color: var(--soft); font-size: 0.9rem; }
-.verdict { border-radius: 6px; padding: 0.7rem 1rem; font-weight: 600; max-width: none; }
+from shared.page_frame import page_head
+
+PAGE = (
+    page_head(
+        "{{ examination.title }}: machine and network",
+        light="--ok: #1a6b3c; --ok-fill: #e7f4ec; --warning: #7a4b00; --warning-fill: #fff3d6; --fault: #9b1c1c; --fault-fill: #fdecea;",
+        dark="--ok: #7fd3a0; --ok-fill: #17301f; --warning: #f0c97a; --warning-fill: #352c0d; --fault: #f5b5b0; --fault-fill: #3a1d1c;",
+        printed="--ok: #000; --ok-fill: #fff; --warning: #000; --warning-fill: #fff; --fault: #000; --fault-fill: #fff;",
+        style="""
 .fault.verdict, .fault.mark { color: var(--fault); background: var(--fault-fill); } .warning.verdict, .warning.mark { color: var(--warning); background: var(--warning-fill); }
 .ok.verdict, .ok.mark { color: var(--ok); background: var(--ok-fill); } .skipped.mark { color: var(--soft); background: var(--fill); }
-.mark { display: inline-block; border-radius: 4px; padding: 0 0.5rem; font-size: 0.85rem; font-weight: 600; white-space: nowrap; }
 ol { padding-left: 1.4rem; margin: 0.4rem 0; } ol li { margin: 0 0 0.9rem; padding-left: 0.3rem; overflow-wrap: anywhere; }
 ol b { margin-left: 0.3rem; } .remedy { display: block; } .found { display: block; color: var(--soft); }
-table { border-collapse: collapse; width: 100%; table-layout: fixed; } col.mark-column { width: 7.2rem; } col.title-column { width: 17rem; }
-th, td { padding: 0.4rem 0.8rem 0.4rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: baseline; overflow-wrap: anywhere; }
-thead th { border-bottom: 2px solid var(--line); font-weight: 600; } tbody th { font-weight: 600; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.15rem 1rem; margin: 0.6rem 0; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+table { width: 100%; table-layout: fixed; } col.mark-column { width: 7.2rem; } col.title-column { width: 17rem; }
+th, td { padding: 0.4rem 0.8rem 0.4rem 0; overflow-wrap: anywhere; } tbody th { font-weight: 600; }
 @media (max-width: 40rem) { table, thead, tbody, tr, th, td { display: block; border: 0; padding: 0; } colgroup, thead { display: none; }
   tr { border-bottom: 1px solid var(--line); padding: 0.6rem 0; } dl { grid-template-columns: 1fr; } dd { margin-bottom: 0.4rem; } }
-</style>
-</head>
-<body><main>
+""",
+    )
+    + """<body><main>
 <p class="soft">consilium-site doctor</p>
 <h1>{{ examination.title }}: machine and network</h1>
 <p class="verdict {{ 'fault' if examination.count('fault') else 'warning' if examination.count('warning') else 'ok' }}">{{ verdict }}</p>
@@ -69,3 +54,4 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.15rem 1rem; m
 </main></body>
 </html>
 """
+)

@@ -70,7 +70,7 @@ def test_a_run_has_one_leader(tmp_path: Path) -> None:
 def test_looking_often_does_not_keep_a_leader_out(tmp_path: Path) -> None:
     (tmp_path / ".led").touch()
     looking = (
-        "import sys\nfrom pathlib import Path\nfrom server.run_lock import is_locked\nprint('go', flush=True)\n"
+        "import sys\nfrom pathlib import Path\nfrom shared.file_lock import is_locked\nprint('go', flush=True)\n"
         + ("while True: is_locked(Path(sys.argv[1]))")
     )
     watcher = subprocess.Popen(
