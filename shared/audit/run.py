@@ -108,7 +108,7 @@ def _code(files: RunFiles, signed: SignedTexts) -> Check:
     return Check(
         name,
         "proven",
-        f"code digest {files.run.code_digest} at {len(files.run.sites)} sites, as they say themselves in {count} answers",
+        f"code digest {files.run.code_digest} at {len(files.run.sites)} site(s), as they say themselves in {count} answers",
     )
 
 
@@ -157,8 +157,8 @@ def _quorum(files: RunFiles) -> Check:
     name, quorum = "every round had its quorum", files.study.federation.quorum
     short = [record.round for record in files.rounds if record.round > 0 and len(record.trained) < quorum]
     if short:
-        return Check(name, "violated", f"fewer than {quorum} sites in rounds {short}")
-    return Check(name, "proven", f"at least {quorum} sites in each")
+        return Check(name, "violated", f"fewer than {quorum} site(s) in rounds {short}")
+    return Check(name, "proven", f"at least {quorum} site(s) in each")
 
 
 def _external_test(files: RunFiles) -> list[Check]:
