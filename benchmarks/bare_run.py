@@ -22,6 +22,7 @@ from shared.release import Release, code_digest, versions
 from shared.results import Epoch, Estimate, Evaluated, HeadResult, PartCounts, Prepared, Trained, Validation
 from shared.run_records import RunRecord
 from shared.signing import SigningKey
+from shared.stage_updates import stage_bytes
 from shared.study import Study
 from shared.wire import Flat, Manifest, bytes_on_wire, flatten
 
@@ -51,20 +52,28 @@ def bare_study(**federation: Any) -> Study:
     return Study.model_validate(study_values(**federation))
 
 
+def staged_study(*held: list[str], **federation: Any) -> Study:
+    """`bare_study` in stages of one round each, which hold these children of the network."""
+    values = study_values(rounds=len(held), **federation)
+    values["training"]["stages"] = [{"rounds": 1, "freeze": children} for children in held]
+    return Study.model_validate(values)
+
+
 def bare_folder(path: Path, study: Study, arrays: Mapping[str, Flat], sites: list[str]) -> RunFolder:
     """A run folder of `study` that starts from `arrays`, as `consilium-server` makes it."""
     folder = claim_folder(path)
     manifest = Manifest.of(arrays)
     write_starting_model(folder, StartingModel(manifest, flatten(arrays, manifest), FROZEN_DIGEST))
     write_atomic(path / "study.json", canonical_json(study.to_data()))
-    volume = bytes_on_wire(manifest.size, study.federation.wire)
+    sent = stage_bytes(study, manifest)
     folder.write(
         "run.json",
         RunRecord(
             name=path.name, study_digest=study.digest(), started=datetime.now(UTC).isoformat(timespec="milliseconds"),
             state="starting", versions={str(name): version for name, version in versions().items()},
             code_digest=code_digest(), parameters=manifest.size, trained_parameters=manifest.size, expected=sorted(sites),
-            bytes_down=volume, bytes_up=volume,
+            bytes_down=bytes_on_wire(manifest.size, study.federation.wire), bytes_up=max(sent),
+            bytes_up_by_stage=sent if study.training.stages else [],
         ),
     )  # fmt: skip
     return folder

@@ -45,7 +45,7 @@ from shared.release import Release
 from shared.results import Evaluated, HeadResult, Prepared, Trained
 from shared.signing import SigningKey
 from shared.study import Study
-from shared.wire import Flat, Manifest, encode, flat_digest, flatten
+from shared.wire import Flat, Manifest, cut, encode, flat_digest, flatten, put
 
 ARRAYS: dict[str, Flat] = {
     "w": np.linspace(-1, 1, 200, dtype=np.float32).reshape(10, 20),
@@ -82,6 +82,7 @@ class Hospital:
     folder: SiteFolder
     images: int
     instead: dict[str, Answering] = field(default_factory=dict)
+    manifest: Manifest = field(default_factory=lambda: Manifest.of(ARRAYS))
 
     def __call__(self, message: Message) -> Message | None:
         kind = message.metadata.message_type.removeprefix("query.")
@@ -114,7 +115,11 @@ class Hospital:
             )  # fmt: skip
         seed = [ord(self.folder.profile().site[0]), task.instruction.round]
         update: Flat = np.random.default_rng(seed).normal(scale=0.01, size=task.model.size).astype(np.float32)
-        return Result(trained=_trained(self.images, private=private), update=update, patients=patients)
+        free = self.manifest.without(task.study.training.held_in(task.instruction.round))
+        update = put(cut(update, self.manifest, free), np.zeros_like(update), self.manifest, free)
+        return Result(
+            trained=_trained(self.images, private=private), update=update, tensors=self.manifest, patients=patients
+        )
 
 
 @dataclass
@@ -155,6 +160,7 @@ class LedgeredFederation:
             starting_point=start, runs=100, expires="2999-12-31", created="today", release=Release.installed(),
         )  # fmt: skip
         for one in self.hospitals.values():
+            one.manifest = manifest
             approve(one.folder, publication, by="the benchmark", weights_folder=Path("/nowhere"))
 
     def another_run(self, name: str, study: Study, arrays: Mapping[str, Flat] = ARRAYS) -> LedgeredFederation:

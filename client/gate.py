@@ -24,6 +24,7 @@ from client import run_on_ledger
 from client.answered import Answered, find, keep
 from client.approvals import Approval, require_approval
 from client.duplicate_tags import require_tags
+from client.held_layers import without_held
 from client.policy import clamped, clamped_preparation, require_within, smallest_cell
 from client.private.contract import require_nothing_exact
 from client.run_on_ledger import Asked
@@ -58,7 +59,7 @@ from shared.release import Release
 from shared.results import Evaluated, Prepared, Refused, SiteHello, Trained
 from shared.signing import PublicKey, SigningKey
 from shared.study import Study, study_from_data
-from shared.wire import Flat, decode, encode, flat_digest, from_npy
+from shared.wire import Flat, Manifest, decode, encode, flat_digest, from_npy
 
 log = logging.getLogger("consilium.site")
 
@@ -92,6 +93,7 @@ class Task:
 class Result:
     """What the work ended in: exactly one of the three, and the update where it was training.
 
+    The update is of all that travels, also of what the round's stage holds: the gate takes that out, by the update's `tensors`.
     `patients` are the tags (`client.withdrawn`) of all whom the work had before it, each with the keyed digests of the images' pixels as
     far as they are known; `svm` is the digest of a private SVM that was fitted on the way.
     """
@@ -100,6 +102,7 @@ class Result:
     trained: Trained | None = None
     evaluated: Evaluated | None = None
     update: Flat | None = None
+    tensors: Manifest | None = None
     patients: Mapping[str, frozenset[str]] = field(default_factory=dict)
     svm: str | None = None
 
@@ -248,7 +251,7 @@ def _released(result: Result, task: Task, site: _Site) -> RecordDict:
         raise EgressError(f"the result of '{kind}' holds something else than {kind}")
     array: Array1D | None = None
     if result.update is not None:
-        array = _checked_update(result.update, task)
+        array = _checked_update(result.update, result.tensors, task)
     policy = task.profile.policy
     prepared = clamped_preparation(result.prepared, policy) if result.prepared is not None else None
     evaluated = clamped(result.evaluated, policy) if result.evaluated is not None else None
@@ -368,7 +371,7 @@ def _check_cells(evaluated: Evaluated, task: Task) -> None:
             raise EgressError(f"a descriptor's cells count from {result.minimum_cell}, not from {smallest}")
 
 
-def _checked_update(update: Flat, task: Task) -> Array1D:
+def _checked_update(update: Flat, tensors: Manifest | None, task: Task) -> Array1D:
     if update.dtype != np.float32 or update.shape != task.model.shape:
         raise EgressError(f"expected an update of float32 {task.model.shape}, but got {update.dtype} {update.shape}")
     squares = 0.0
@@ -382,7 +385,8 @@ def _checked_update(update: Flat, task: Task) -> Array1D:
         raise PolicyError(
             f"the update's norm is {norm:g}, above this site's {task.profile.policy.maximum_update_norm:g}"
         )
-    return encode(update, task.study.federation.wire)
+    free = without_held(update, tensors, task.instruction, task.study)
+    return encode(free, task.study.federation.wire)
 
 
 def _refusal(site: _Site, number: int, digest: str | None, code: str) -> RecordDict:

@@ -9,19 +9,22 @@ from shared.documents import StartingPoint
 from shared.errors import WeightsUnavailableError
 from shared.models import build_network
 from shared.models.state import frozen_digest, travelling_arrays
+from shared.stage_updates import stage_updates
 from shared.study import Study
 from shared.wire import Manifest, bytes_on_wire, encode, flat_digest, flatten
 
 
 @dataclass(frozen=True, slots=True)
 class OwnNetwork:
-    """`obstacles` are sentences that say why this hospital could not take part; `starts_as_published` is None where that can't be told."""
+    """`obstacles` are sentences that say why this hospital could not take part; `starts_as_published` is None where that can't be told.
+
+    `updates` are those of `shared.stage_updates`.
+    """
 
     parameters: int
     trained: int
-    tensors: int
-    values: int
-    bytes_each_way: int
+    bytes_in: int
+    updates: tuple[Manifest, ...]
     starts_as_published: bool | None
     obstacles: tuple[str, ...]
 
@@ -52,9 +55,8 @@ def build_own(study: Study, published: StartingPoint, weights_root: Path) -> Own
     return OwnNetwork(
         parameters=sum(one.numel() for one in network.parameters()),
         trained=sum(one.numel() for one in network.parameters() if one.requires_grad),
-        tensors=len(manifest.tensors),
-        values=manifest.size,
-        bytes_each_way=bytes_on_wire(manifest.size, study.federation.wire),
+        bytes_in=bytes_on_wire(manifest.size, study.federation.wire),
+        updates=stage_updates(study, manifest),
         starts_as_published=starts,
         obstacles=tuple(obstacles),
     )

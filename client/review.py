@@ -36,6 +36,7 @@ from shared.signing import PublicKey
 from shared.study import Study
 from shared.study_model import WeightsFile
 from shared.study_task import Task
+from shared.wire import bytes_on_wire
 
 NEVER = (
     "images, masks, tables and file names; names, ids and dates of patients; the score, feature vector or map of a single image; support "
@@ -340,14 +341,12 @@ def _what_leaves(looking: _Looking) -> Section:
             ("Each round", "nothing: we are not asked to train. The final model comes in once, and no update goes out")
         )
     elif network is not None:
-        size = f"{network.bytes_each_way / 1e6:.1f} MB"
-        rows.append(("Each round in", f"{size}: the common model"))
-        rows.append(
-            (
-                "Each round out",
-                f"{size}: by how much our training changed the model: {network.values:,} numbers ({wire}) of {network.tensors} tensors",
-            )
-        )
+        rows.append(("Each round in", f"{network.bytes_in / 1e6:.1f} MB: the common model"))
+        for stage, update in enumerate(network.updates, 1):
+            when = f"A round of stage {stage} out" if looking.study.training.stages else "Each round out"
+            size = bytes_on_wire(update.size, wire) / 1e6
+            what = f"{update.size:,} numbers ({wire}) of {len(update.tensors)} tensors"
+            rows.append((when, f"{size:.1f} MB: by how much our training changed the model: {what}"))
     empty = ""
     if looking.study.privacy is not None:
         empty = " (counts, losses, times and exact figures among them stay empty in this private study, or our gate refuses)"
@@ -371,9 +370,11 @@ def _how_often(looking: _Looking) -> Section:
                       f"{federation.evaluation_deadline_s:g} s to evaluate; whoever is later is not waited for"),
     ]  # fmt: skip
     if looking.network is not None:
-        models = 2 if external else 2 * federation.rounds
-        total = models * looking.network.bytes_each_way / 1e6
-        rows.append(("In all", f"about {total:,.0f} MB a run, in and out together"))
+        lengths = [stage.rounds for stage in study.training.stages] or [federation.rounds]
+        sent = (length * update.size for length, update in zip(lengths, looking.network.updates, strict=True))
+        out = 0 if external else bytes_on_wire(sum(sent), federation.wire)
+        total = out + (2 if external else federation.rounds) * looking.network.bytes_in
+        rows.append(("In all", f"about {total / 1e6:,.0f} MB a run, in and out together"))
     return Section(title="How often", rows=rows)
 
 

@@ -71,7 +71,7 @@ def train(bench: Bench, over: Callable[[], bool]) -> Result:
             "total": bench.seconds_read + replied - begun,
         },
     )
-    return Result(trained=body, update=update)
+    return Result(trained=body, update=update, tensors=bench.manifest)
 
 
 def train_privately(bench: Bench, over: Callable[[], bool]) -> Result:
@@ -115,14 +115,13 @@ def train_privately(bench: Bench, over: Callable[[], bool]) -> Result:
     body = Trained(
         images=None, patients=None, steps=trained.steps, epochs=[], validation=None, update_norm=norm, seconds={}
     )
-    return Result(trained=body, update=update)
+    return Result(trained=body, update=update, tensors=bench.manifest)
 
 
 def _hold(bench: Bench) -> None:
     """What this round's stage of training leaves as it is."""
-    _, stage = bench.task.study.training.stage_of(bench.task.instruction.round)
-    if stage is not None:
-        bench.network.hold(stage.freeze)
+    if held := bench.task.study.training.held_in(bench.task.instruction.round):
+        bench.network.hold(held)
 
 
 def _too_long(task: Task) -> PolicyError:

@@ -104,7 +104,7 @@ def _row(study: Study, summary: ModelSummary) -> tuple[str, ...]:
         "; ".join(options),
         f"{summary.parameters:,}",
         f"{summary.trained_parameters:,}",
-        f"{summary.bytes_down / 1e6:.1f} / {summary.bytes_up / 1e6:.1f}",
+        f"{summary.bytes_down / 1e6:.1f} / {', then '.join(f'{sent / 1e6:.1f}' for sent in summary.bytes_up)}",
         f"{'x'.join(map(str, summary.input_shape))} -> {'x'.join(map(str, summary.output_shape))}",
         "compatible" if summary.dp_compatible else "no",
         study.digest()[:16],

@@ -21,7 +21,7 @@ from server.exchange import Arrival, Exchange
 from server.receipts import Receipts
 from server.registry import Registry
 from server.run_folder import RunFolder
-from shared.aggregation import apply_update, normalised_weights, weighted_mean
+from shared.aggregation import apply_to_free, normalised_weights, weighted_mean
 from shared.canonical import file_digest
 from shared.errors import NonFiniteUpdateError, QuorumError, ReleaseError, StorageError, WireError
 from shared.logs import log_context
@@ -30,7 +30,7 @@ from shared.release import Release, Versions
 from shared.results import Evaluated, Prepared, SiteHello, Trained
 from shared.run_records import Event, FinalRecord, Miss, RoundRecord, RoundTiming, SiteTiming
 from shared.signing import PublicKey, SigningKey
-from shared.wire import Flat, decode, encode, flat_digest
+from shared.wire import Flat, Manifest, decode, encode, flat_digest
 
 log = logging.getLogger("consilium.server")
 
@@ -177,7 +177,10 @@ class Coordinator:
         begun = time.monotonic()
         weights = self._weights(trained)
         mean = weighted_mean({site: incoming / f"{site}.npy" for site in trained}, weights)
-        flat, state = apply_update(checkpoint.flat, mean, self.plan.optimiser, checkpoint.state)
+        flat, state = apply_to_free(
+            checkpoint.flat, mean, self.plan.optimiser, checkpoint.state,
+            manifest=self.start.manifest, free=self._free_in(number),
+        )  # fmt: skip
         aggregated = busy + time.monotonic() - begun
         following = Checkpoint(number, flat, state)
         record = RoundRecord(
@@ -332,7 +335,7 @@ class Coordinator:
         try:
             digest = flat_digest(arrival.array)
             update = decode(arrival.array, self.plan.wire)
-            if update.size != self.start.flat.size or digest != answer.update_digest:
+            if update.size != self._free_in(arrival.asked.round).size or digest != answer.update_digest:
                 raise WireError(f"{site}: the update has another length or digest than announced")
             if not np.isfinite(update).all():
                 raise NonFiniteUpdateError(f"{site}: the update holds NaN or infinity")
@@ -408,6 +411,10 @@ class Coordinator:
         known = {miss.site for miss in missing} | set(present if present is not None else self.prepared)
         away = sorted(set(self.expected) - known)
         return [self.refused_to_prepare.get(site) or Miss(site=site, reason="offline") for site in away]
+
+    def _free_in(self, number: int) -> Manifest:
+        """The tensors that an update of this round holds."""
+        return self.start.manifest.without(self.study.training.held_in(number))
 
     def _weights(self, trained: Mapping[str, Trained]) -> dict[str, float]:
         rule = self.plan.weighting

@@ -13,6 +13,7 @@ from shared.documents import StartingPoint
 from shared.errors import RunFolderError, StorageError, StudyError
 from shared.release import code_digest, versions
 from shared.run_records import RunRecord
+from shared.stage_updates import stage_bytes
 from shared.study import Study
 from shared.wire import Manifest, Wire, bytes_on_wire, encode, flat_digest, flatten
 
@@ -87,7 +88,8 @@ def write_run(folder: RunFolder, study: Study, sites: list[str], built: Built) -
     """`fill_folder` with a starting model that is built already. Raises StorageError."""
     write_starting_model(folder, built.model)
     write_atomic(folder.path / "study.json", canonical_json(study.to_data()))
-    volume = bytes_on_wire(built.model.manifest.size, study.federation.wire)
+    manifest = built.model.manifest
+    sent = stage_bytes(study, manifest)
     folder.write(
         "run.json",
         RunRecord(
@@ -100,8 +102,9 @@ def write_run(folder: RunFolder, study: Study, sites: list[str], built: Built) -
             parameters=built.parameters,
             trained_parameters=built.trained_parameters,
             expected=sorted(sites),
-            bytes_down=volume,
-            bytes_up=volume,
+            bytes_down=bytes_on_wire(manifest.size, study.federation.wire),
+            bytes_up=max(sent),
+            bytes_up_by_stage=sent if study.training.stages else [],
         ),
     )
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from shared.errors import WireError
 from shared.study_federation import ServerOptimiser
-from shared.wire import Flat
+from shared.wire import Flat, Manifest, cut, put
 
 _CHUNK = 1 << 18  # values of float64 held at a time: 2 MiB
 
@@ -96,6 +96,28 @@ def apply_update(
         second = state.second - (np.float32(1) - b2) * square * np.sign(state.second - square)
     step = np.asarray(first / (np.sqrt(second) + np.float32(optimiser.tau)), dtype=np.float32)
     return _step(model, step, rate), OptimiserState(first, np.asarray(second, dtype=np.float32))
+
+
+def apply_to_free(
+    model: Flat, mean: Flat, optimiser: ServerOptimiser, state: OptimiserState, *, manifest: Manifest, free: Manifest
+) -> tuple[Flat, OptimiserState]:
+    """As `apply_update`, from a mean update (free.size,) of the tensors that a stage of training leaves free.
+
+    Of the others model and optimiser state (manifest.size,) stay, bit for bit: momentum of an earlier stage does not move what is held.
+    """
+    if free == manifest:
+        return apply_update(model, mean, optimiser, state)
+
+    def of_free(moment: Flat) -> Flat:
+        return cut(moment, manifest, free) if moment.size else moment
+
+    def whole(moment: Flat, before: Flat) -> Flat:
+        return put(moment, before, manifest, free) if before.size else before
+
+    before = OptimiserState(of_free(state.first), of_free(state.second))
+    after, moved = apply_update(cut(model, manifest, free), mean, optimiser, before)
+    following = OptimiserState(whole(moved.first, state.first), whole(moved.second, state.second))
+    return put(after, model, manifest, free), following
 
 
 def _step(model: Flat, direction: npt.NDArray[np.float32], rate: float) -> Flat:

@@ -94,7 +94,13 @@ class RunRecord(Strict):
     code: str | None = Field(default=None, description="code of docs/errors.md, where the state is failed")
     expected: list[str] = Field(description="sites that were admitted to this run")
     bytes_down: int = Field(description="array bytes to each site in each round")
-    bytes_up: int = Field(description="array bytes from each site in each round")
+    bytes_up: int = Field(
+        description="array bytes from each site in each round; in stages, of the stage that sends most"
+    )
+    bytes_up_by_stage: list[int] = Field(
+        default_factory=list,
+        description="array bytes from each site in a round of each stage of training; empty without",
+    )
     resolved: dict[str, str] = Field(
         default_factory=dict, description="what every `auto` of the study became, by site or key"
     )

@@ -42,7 +42,7 @@ class Restarts(Strict):
 
 
 class Stage(Strict):
-    """Some rounds in which parts of the network are held: they stay as they are, and their norms in eval mode."""
+    """Some rounds in which parts of the network are held: they stay as they are, their norms in eval mode, and no update holds them."""
 
     rounds: int = Field(ge=1)
     freeze: list[str] = Field(description="children of the network that are held, e.g. [features]; none holds nothing")
@@ -115,6 +115,11 @@ class Training(Strict):
                 return first, stage
             first += stage.rounds
         return 1, None
+
+    def held_in(self, number: int) -> tuple[str, ...]:
+        """Children of the network that round `number` (from 1) leaves as they are, for this stage only."""
+        _, stage = self.stage_of(number)
+        return tuple(stage.freeze) if stage is not None else ()
 
     def in_round(self, number: int, rounds: int) -> Training:
         """These settings with the learning rate of round `number` (from 1) of `rounds`."""

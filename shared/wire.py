@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -63,6 +63,10 @@ class Manifest:
         """Number of values in the buffer."""
         return sum(tensor.size for tensor in self.tensors)
 
+    def without(self, children: Collection[str]) -> Manifest:
+        """The tensors, in order, that belong to none of these children of the network: `fc` has `fc.weight` and `fc.bias`."""
+        return Manifest(tuple(tensor for tensor in self.tensors if tensor.name.split(".", 1)[0] not in children))
+
     def digest(self) -> str:
         return digest([[tensor.name, list(tensor.shape)] for tensor in self.tensors])
 
@@ -94,6 +98,21 @@ def unflatten(flat: Flat, manifest: Manifest) -> dict[str, npt.NDArray[np.float3
         arrays[tensor.name] = flat[start : start + tensor.size].reshape(tensor.shape)
         start += tensor.size
     return arrays
+
+
+def cut(flat: Flat, manifest: Manifest, free: Manifest) -> Flat:
+    """The values (free.size,) of some tensors of `manifest`; `flat` itself where they are all. Raises WireError for another length."""
+    arrays = unflatten(flat, manifest)
+    return flat if free == manifest else flatten({tensor.name: arrays[tensor.name] for tensor in free.tensors}, free)
+
+
+def put(values: Flat, into: Flat, manifest: Manifest, free: Manifest) -> Flat:
+    """A copy of the buffer `into` in which the tensors `free` have these values (free.size,). Raises WireError for another length."""
+    whole = into.copy()
+    arrays = unflatten(whole, manifest)
+    for name, array in unflatten(values, free).items():
+        arrays[name][...] = array
+    return whole
 
 
 def encode(flat: Flat, wire: Wire) -> npt.NDArray[np.float32] | npt.NDArray[np.uint16]:

@@ -98,6 +98,7 @@ def _run(run: RunRecord, study: Study, rounds: Sequence[RoundRecord], final: Fin
         trained_parameters=run.trained_parameters,
         bytes_down=run.bytes_down,
         bytes_up=run.bytes_up,
+        bytes_up_by_stage=run.bytes_up_by_stage,
         rounds_planned=study.federation.rounds,
         rounds_done=max((record.round for record in rounds), default=0),
         resolved=dict(sorted(run.resolved.items())),

@@ -436,7 +436,13 @@ class RunReport(Strict):
     parameters: int
     trained_parameters: int
     bytes_down: int = Field(description="array bytes to each hospital in each round")
-    bytes_up: int = Field(description="array bytes from each hospital in each round")
+    bytes_up: int = Field(
+        description="array bytes from each hospital in each round; in stages, of the stage that sends most"
+    )
+    bytes_up_by_stage: list[int] = Field(
+        default_factory=list,
+        description="array bytes from each hospital in a round of each stage of training; empty without stages",
+    )
     rounds_planned: int
     rounds_done: int
     resolved: dict[str, str] = Field(description="what every `auto` of the study became, by site or key")

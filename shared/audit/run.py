@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.aggregation import OptimiserState, apply_update, normalised_weights, weighted_mean
+from shared.aggregation import OptimiserState, apply_to_free, normalised_weights, weighted_mean
 from shared.audit.budgets import check_budgets
 from shared.audit.completeness import check_completeness
 from shared.audit.entries import check_entries, read_entries
@@ -204,16 +204,25 @@ def _aggregation(files: RunFiles) -> Check:
             )
         if set(record.weights) != set(updates):
             return Check(name, "violated", f"round {record.round}: weights and updates are of different sites")
+        free = files.manifest.without(files.study.training.held_in(record.round))
         for site, path in updates.items():
             try:
                 stored = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError) as problem:
                 return Check(name, "violated", f"{path}: can't be read as an update: {problem}")
+            if np.shape(stored) != (free.size,):
+                return Check(
+                    name,
+                    "violated",
+                    f"round {record.round}: the stored update of {site} has the shape {np.shape(stored)}, but an update of this round has "
+                    f"{free.size} values: those of the layers that its stage does not hold",
+                )
             if flat_digest(encode(np.asarray(stored), files.study.federation.wire)) != record.update_digests.get(site):
                 return Check(
                     name, "violated", f"round {record.round}: the stored update of {site} is not the one that arrived"
                 )
-        model, state = apply_update(model, weighted_mean(updates, record.weights), optimiser, state)
+        mean = weighted_mean(updates, record.weights)
+        model, state = apply_to_free(model, mean, optimiser, state, manifest=files.manifest, free=free)
         if flat_digest(model) != record.model_out:
             return Check(name, "violated", f"round {record.round}: aggregating again gives another model")
     return Check(name, "proven", f"{max(0, len(files.rounds) - 1)} rounds aggregated again, the same bytes")

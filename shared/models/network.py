@@ -45,7 +45,10 @@ class FederatedNetwork(nn.Module):
         self.train(self.training)
 
     def hold(self, children: Iterable[str]) -> None:
-        """Keep children by name as they are, for one stage of training. Unlike frozen ones they still travel. Raises as `freeze`."""
+        """Keep children by name as they are, for one stage of training; they come with the model, and leave with no update.
+
+        Raises as `freeze`.
+        """
         wanted = tuple(children)
         self._still(wanted, "training.stages.freeze")
         self.held_children = tuple(dict.fromkeys((*self.held_children, *wanted)))

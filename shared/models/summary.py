@@ -14,18 +14,21 @@ from shared.models.build import build_network
 from shared.models.network import FederatedNetwork, Network
 from shared.models.state import travelling
 from shared.seeds import derived_seed
+from shared.stage_updates import stage_bytes
 from shared.study import Study
-from shared.wire import bytes_on_wire
+from shared.wire import Manifest, bytes_on_wire
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """Sizes of a study's network. Bytes are those of the arrays, for one site and one round, without transport headers."""
+    """Sizes of a study's network. Bytes are those of the arrays, for one site and one round, without transport headers; those up are
+    of a round of each stage of training, or of every round.
+    """
 
     parameters: int
     trained_parameters: int
     bytes_down: int
-    bytes_up: int
+    bytes_up: tuple[int, ...]
     input_shape: tuple[int, int, int]
     #: of all heads together
     output_shape: tuple[int, ...]
@@ -51,13 +54,12 @@ def summarise(
     for stage in study.training.stages:
         copy.deepcopy(network).hold(stage.freeze)  # raises where a name is of no layer
     output_shape = _trial_step(network, study, study.input_shape)
-    values = sum(tensor.numel() for _, tensor in travelling(network))
-    traffic = bytes_on_wire(values, study.federation.wire)
+    manifest = Manifest.of(dict(travelling(network)))
     return ModelSummary(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         trained_parameters=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
-        bytes_down=traffic,
-        bytes_up=traffic,
+        bytes_down=bytes_on_wire(manifest.size, study.federation.wire),
+        bytes_up=tuple(stage_bytes(study, manifest)),
         input_shape=study.input_shape,
         output_shape=output_shape[1:],
         feature_dim=network.feature_dim if isinstance(network, Network) else None,

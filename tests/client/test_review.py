@@ -164,6 +164,24 @@ def test_sizes_are_those_of_the_network_that_is_built_here(folder: SiteFolder, k
     assert section(found, "What is trained")["Starts from"].endswith("the same values were built here")
 
 
+def test_of_a_study_in_stages_what_leaves_is_told_for_each(folder: SiteFolder, key: SigningKey, tmp_path: Path) -> None:
+    training = small_study().to_data()["training"]
+    held = ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]
+    stages = [{"rounds": 1, "freeze": ["fc"]}, {"rounds": 2, "freeze": held}]
+    study = small_study(training={**training, "stages": stages})
+    found = review(
+        folder, receive(folder, published(tmp_path / "s.json", key, study, starting_point=true_start(study)))
+    )
+    arrays = travelling_arrays(build_network(study))
+    values = sum(array.size for array in arrays.values())
+    leaving = section(found, "What leaves, and what never does")
+    assert f"{values - 513:,} numbers (fp32) of {len(arrays) - 2} tensors" in leaving["A round of stage 1 out"]
+    assert (
+        "0.0 MB" in leaving["A round of stage 2 out"] and "513 numbers (fp32) of 2" in leaving["A round of stage 2 out"]
+    )
+    assert f"about {4 * (3 * values + values - 513 + 2 * 513) / 1e6:,.0f} MB" in section(found, "How often")["In all"]
+
+
 def test_another_starting_model_than_the_studys_is_told(folder: SiteFolder, key: SigningKey, tmp_path: Path) -> None:
     study = small_study()
     start = true_start(study).model_copy(update={"model_digest": "0" * 64})

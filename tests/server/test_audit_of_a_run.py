@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from benchmarks.bare_run import new_key
+from benchmarks.bare_run import new_key, staged_study
 from benchmarks.ledgered_run import LedgeredFederation, plain_study
 from shared.audit.named_models import check_named_models, read_model_file
 from shared.audit.records import RunFiles, read_run, stored_model
@@ -299,6 +299,41 @@ def test_tampering_is_named(run: Path, name: str) -> None:
     check, tamper = TAMPERING[name]
     tamper(run)
     assert outcomes(run)[check] == "violated"
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in three stages, whose momentum would move what is held."""
+    study = staged_study([], ["w"], ["b"], optimiser={"name": "fedavgm"}, keep_updates=True)
+    return LedgeredFederation.make(tmp_path_factory.mktemp("staged"), study).conduct()
+
+
+def test_a_run_in_stages_is_proven_from_updates_without_what_was_held(staged: Path) -> None:
+    assert set(outcomes(staged, fingerprints(staged)).values()) == {"proven"}
+    updates = [np.load(staged / "rounds" / f"000{number}" / "updates" / "anna.npy") for number in (1, 2, 3)]
+    assert [update.shape for update in updates] == [(205,), (5,), (200,)]
+
+
+def test_an_update_with_what_its_stage_holds_is_named(staged: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(staged, tmp_path / "run"))
+    path = run / "rounds" / "0002" / "updates" / "berta.npy"
+    np.save(path, np.concatenate([np.zeros(200, np.float32), np.load(path)]))
+    (found,) = [
+        check for check in audit_run(read_run(run)).checks if check.name == "the models are what the updates add up to"
+    ]
+    assert found.outcome == "violated"
+    assert "round 2: the stored update of berta has the shape (205,)" in found.why
+    assert "5 values: those of the layers that its stage does not hold" in found.why
+
+
+def test_a_model_in_which_something_held_has_moved_is_found(staged: Path, tmp_path: Path) -> None:
+    """The same records of a study that says that nothing is held in round 2 don't add up."""
+    run = Path(shutil.copytree(staged, tmp_path / "run"))
+    _edit(run / "study.json", lambda body: body["training"]["stages"][2].update(freeze=["w"]))
+    (found,) = [
+        check for check in audit_run(read_run(run)).checks if check.name == "the models are what the updates add up to"
+    ]
+    assert found.outcome == "violated" and "round 3" in found.why
 
 
 def test_a_missing_update_is_not_checkable_and_named(run: Path) -> None:

@@ -9,6 +9,8 @@ import yaml
 from rich.console import Console
 
 from server.check import check_studies
+from shared.models import build_network
+from shared.models.state import travelling_arrays
 from shared.study import load_study
 
 
@@ -64,6 +66,22 @@ def test_in_a_narrow_terminal_no_number_is_broken_apart(tmp_path: Path) -> None:
     assert right
     for part in (f"{11_689_512 - 513_000 + 513:,}", "3x32x32 -> 1", "44.7 / 44.7", load_study(path).digest()[:16]):
         assert part in text
+
+
+def test_what_a_stage_holds_is_not_counted_as_sent(tmp_path: Path) -> None:
+    training = {
+        "local_epochs": 1, "batch_size": 8, "optimiser": "adam", "learning_rate": 1e-4, "loss": "binary_cross_entropy",
+        "stages": [{"rounds": 1, "freeze": []}, {"rounds": 1, "freeze": ["layer3", "layer4"]}],
+    }  # fmt: skip
+    federation = {"rounds": 2, "quorum": 1, "weighting": "counts"}
+    path = write_study(tmp_path / "stages.yaml", training=training, federation=federation)
+    network = build_network(load_study(path))
+    whole = travelling_arrays(network)
+    free = sum(array.size for name, array in whole.items() if not name.startswith(("layer3.", "layer4.")))
+    all_of_it = f"{4 * sum(array.size for array in whole.values()) / 1e6:.1f}"
+    right, text = said_of([path])
+    assert right
+    assert f"{all_of_it} / {all_of_it}, then {4 * free / 1e6:.1f}" in text
 
 
 def test_batch_norm_travels_with_its_statistics_and_is_not_dp_compatible(tmp_path: Path) -> None:

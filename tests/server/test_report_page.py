@@ -140,6 +140,12 @@ def test_what_comes_from_the_run_is_escaped(tmp_path: Path) -> None:
     assert page.words.count(evil) >= 5
 
 
+def test_in_stages_each_says_what_is_sent_back(report: Report, page: Page) -> None:
+    assert "81.8 MiB of model to each hospital in each round and 81.8 MiB back;" in page.words
+    staged = Page(render(edited(report, "run.bytes_up_by_stage", [2**20, 3 * 2**19])))
+    assert "in each round and 1.0 MiB, 1.5 MiB back in its stages, without what each holds;" in staged.words
+
+
 def test_the_summary_says_the_figures(report: Report, page: Page) -> None:
     svm = report.pooled.svm
     assert svm is not None and svm.sensitivity.value and svm.sensitivity.low and svm.sensitivity.high

@@ -26,6 +26,7 @@ from benchmarks.bare_run import (
     evaluated_answer,
     new_key,
     prepared_answer,
+    staged_study,
     trained_answer,
 )
 from benchmarks.in_process_grid import InProcessGrid
@@ -54,7 +55,8 @@ from shared.messages import (
 from shared.release import Release, code_digest
 from shared.results import MASK_METRICS, MaskResult, Refused, SiteHello
 from shared.signing import SigningKey
-from shared.wire import Flat, decode, encode, flat_digest, flatten
+from shared.study import Study, study_from_data
+from shared.wire import Flat, Manifest, cut, decode, encode, flat_digest, flatten
 
 COORDINATOR = new_key()
 SITES = ("anna", "berta", "clara")
@@ -106,7 +108,9 @@ class FakeSite:
         assert flat_digest(received) == instruction.model_digest
         rng = np.random.default_rng([len(self.name), ord(self.name[0]), instruction.round])
         drawn: np.ndarray = rng.normal(scale=0.01, size=received.size).astype(np.float32)
-        return encode(drawn - np.float32(0.01) * decode(received, wire), wire)
+        manifest = Manifest.of(ARRAYS)
+        free = manifest.without(study_from_data(instruction.study).training.held_in(instruction.round))
+        return encode(cut(drawn - np.float32(0.01) * decode(received, wire), manifest, free), wire)
 
     def trained(self, instruction: Instruction, message: Message, update: np.ndarray, **changes: Any) -> Message:
         values = {"trained": trained_answer(images=self.images), "update_digest": flat_digest(update), **changes}
@@ -143,9 +147,9 @@ class Federation:
     registry: Registry
 
     @classmethod
-    def make(cls, path: Path, **federation: Any) -> Federation:
+    def make(cls, path: Path, study: Study | None = None, **federation: Any) -> Federation:
         sites = {name: FakeSite(name, images=50 * (index + 1)) for index, name in enumerate(SITES)}
-        folder = bare_folder(path, bare_study(**federation), ARRAYS, list(SITES))
+        folder = bare_folder(path, study or bare_study(**federation), ARRAYS, list(SITES))
         registry = bare_registry(path / "coordinator", {name: site.key for name, site in sites.items()})
         return cls(folder, sites, InProcessGrid(sites), registry)
 
@@ -601,6 +605,57 @@ def test_whatever_a_site_sends_the_others_go_on(tmp_path: Path, what: str) -> No
     assert record.missing[0].reason == ("no answer" if what == "an exception" else "invalid")
     assert sorted(record.trained) == ["anna", "clara"]
     assert federation.folder.run().state == "finished"
+
+
+def tensors_after(federation: Federation, number: int) -> dict[str, bytes]:
+    """Bytes by name of the model after a round."""
+    folder = federation.folder
+    path = "model/initial.safetensors" if number == 0 else f"rounds/{number:04d}/model.safetensors"
+    return {name: array.tobytes() for name, array in load_file(folder.path / path).items()}
+
+
+@pytest.mark.parametrize("optimiser", ["fedavg", "fedavgm", "fedadam", "fedyogi"])
+def test_what_a_stage_holds_is_in_no_update_and_does_not_move(tmp_path: Path, optimiser: str) -> None:
+    study = staged_study(
+        [], ["w"], ["b"], optimiser={"name": optimiser}, wire="bf16", keep_updates=True, keep_models={"every": 1}
+    )
+    federation = Federation.make(tmp_path / "run", study)
+    federation.conduct()
+    models = [tensors_after(federation, number) for number in range(4)]
+    moved = [{name for name in before if before[name] != after[name]} for before, after in itertools.pairwise(models)]
+    assert moved == [{"w", "b"}, {"b"}, {"w"}]
+    for record, values in zip(federation.folder.rounds()[1:], (205, 5, 200), strict=True):
+        assert {one.bytes_up for one in record.sites.values()} == {2 * values}
+        assert {one.bytes_down for one in record.sites.values()} == {2 * 205}
+        for site, digest in record.update_digests.items():
+            stored = np.load(federation.folder.round_path(record.round) / "updates" / f"{site}.npy")
+            assert stored.shape == (values,) and flat_digest(encode(stored, "bf16")) == digest
+    run = federation.folder.run()
+    assert (run.bytes_down, run.bytes_up, run.bytes_up_by_stage) == (410, 410, [410, 10, 400])
+
+
+def test_an_update_that_holds_what_its_stage_holds_back_is_refused(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "run", staged_study(["w"], []))
+    anna, berta = federation.sites["anna"], federation.sites["berta"]
+    anna.answers["train 1"] = lambda instruction, message: anna.trained(instruction, message, np.zeros(205, np.float32))
+    berta.answers["train 2"] = lambda instruction, message: berta.trained(instruction, message, np.zeros(5, np.float32))
+    federation.conduct()
+    missing = [[(miss.site, miss.reason, miss.code) for miss in one.missing] for one in federation.folder.rounds()[1:]]
+    assert missing == [[("anna", "invalid", "CONS-200")], [("berta", "invalid", "CONS-200")]]
+
+
+def test_a_run_that_goes_on_in_a_later_stage_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    study = staged_study([], ["w"], ["w"], optimiser={"name": "fedadam"})
+    whole, cut_off = Federation.make(tmp_path / "whole", study), Federation.make(tmp_path / "cut-off", study)
+    whole.conduct()
+    for site in ("anna", "clara"):
+        cut_off.sites[site].answers["train 3"] = cut_off.sites[site].refuse("CONS-230")
+    with pytest.raises(QuorumError):
+        cut_off.conduct()
+    for site in cut_off.sites.values():
+        site.answers.clear()
+    cut_off.conduct()
+    assert cut_off.final_bytes() == whole.final_bytes()
 
 
 def test_a_refusal_is_recorded_with_its_code(tmp_path: Path) -> None:

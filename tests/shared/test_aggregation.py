@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import aggregation
-from shared.aggregation import OptimiserState, apply_update, normalised_weights, weighted_mean
+from shared.aggregation import OptimiserState, apply_to_free, apply_update, normalised_weights, weighted_mean
 from shared.errors import WireError
 from shared.study_federation import ServerOptimiser
-from shared.wire import Flat
+from shared.wire import Flat, Manifest, cut
 
 
 def updates_of(sites: int, size: int, seed: int = 0) -> dict[str, Flat]:
@@ -137,6 +137,37 @@ def test_server_optimisers_follow_their_papers(name: str, rate: float) -> None:
         model, state = apply_update(model, mean, optimiser, state)
         assert model.dtype == state.first.dtype == state.second.dtype == np.float32
     np.testing.assert_allclose(model, reference(start, means, optimiser), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedavgm", "fedadam", "fedyogi"])
+def test_what_is_held_stays_bit_for_bit_and_so_do_its_moments(name: str) -> None:
+    """Three rounds that train all have given every value momentum; then `b` is held, and `a` goes on as if it were alone."""
+    optimiser = ServerOptimiser.model_validate({"name": name, "learning_rate": 0.03})
+    manifest = Manifest.of({"b.weight": np.zeros((3, 4)), "a.weight": np.zeros(20), "b.bias": np.zeros(8)})
+    free, held = manifest.without(["b"]), manifest.without(["a"])
+    rng = np.random.default_rng(2)
+    model = rng.normal(size=manifest.size).astype(np.float32)
+    model[0] = -0.0
+    state = OptimiserState.start(optimiser, model.size)
+    for _ in range(3):
+        mean = rng.normal(scale=0.1, size=model.size).astype(np.float32)
+        model, state = apply_to_free(model, mean, optimiser, state, manifest=manifest, free=manifest)
+    before, alone = (model, state), cut(model, manifest, free)
+    moments = OptimiserState(*(cut(one, manifest, free) if one.size else one for one in (state.first, state.second)))
+    for _ in range(2):
+        mean = rng.normal(scale=0.1, size=free.size).astype(np.float32)
+        model, state = apply_to_free(model, mean, optimiser, state, manifest=manifest, free=free)
+        alone, moments = apply_update(alone, mean, optimiser, moments)
+    assert cut(model, manifest, held).tobytes() == cut(before[0], manifest, held).tobytes()
+    assert cut(model, manifest, free).tobytes() == alone.tobytes()
+    for now, then, own in (
+        (state.first, before[1].first, moments.first),
+        (state.second, before[1].second, moments.second),
+    ):
+        assert now.size == then.size
+        if now.size:
+            assert cut(now, manifest, held).tobytes() == cut(then, manifest, held).tobytes()
+            assert cut(now, manifest, free).tobytes() == own.tobytes()
 
 
 def test_fedavg_with_rate_1_ends_in_the_mean_of_the_sites_models() -> None:

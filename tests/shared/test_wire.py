@@ -18,12 +18,14 @@ from shared.wire import (
     Manifest,
     Tensor,
     bytes_on_wire,
+    cut,
     decode,
     encode,
     flat_digest,
     flatten,
     from_npy,
     manifest_from_pairs,
+    put,
     rounded,
     unflatten,
 )
@@ -67,6 +69,49 @@ def test_the_manifest_digest_depends_on_names_shapes_and_order() -> None:
         (first, second), (second, first), (first,), (Tensor("a", (3, 2)), second), (Tensor("c", (2, 3)), second),
     ]  # fmt: skip
     assert len({Manifest(variant).digest() for variant in variants}) == len(variants)
+
+
+NETWORK = {
+    name: np.arange(math.prod(shape), dtype=np.float32).reshape(shape) + start
+    for name, shape, start in (
+        ("fc.weight", (2, 3), 1), ("features.0.weight", (4,), 10), ("features.1.bias", (), 20), ("features2.bias", (2,), 30),
+        ("scale", (1,), 40),
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("held", "left"),
+    [
+        ([], list(NETWORK)),
+        (["features"], ["fc.weight", "features2.bias", "scale"]),
+        (["features2", "fc"], ["features.0.weight", "features.1.bias", "scale"]),
+        (["fc", "features", "features2", "scale"], []),
+    ],
+)
+def test_a_childs_tensors_are_taken_out_and_put_back(held: list[str], left: list[str]) -> None:
+    manifest = Manifest.of(NETWORK)
+    free = manifest.without(held)
+    assert [tensor.name for tensor in free.tensors] == left
+    flat = flatten(NETWORK, manifest)
+    values = cut(flat, manifest, free)
+    assert values.tolist() == [value for name in left for value in NETWORK[name].reshape(-1).tolist()]
+    back = unflatten(put(-values, flat, manifest, free), manifest)
+    for name, array in NETWORK.items():
+        np.testing.assert_array_equal(back[name], -array if name in left else array, strict=True)
+    np.testing.assert_array_equal(flat, flatten(NETWORK, manifest))  # as it was
+
+
+def test_a_buffer_of_another_length_is_neither_cut_nor_put() -> None:
+    manifest = Manifest.of(NETWORK)
+    free = manifest.without(["features"])
+    whole, values = np.zeros(manifest.size, np.float32), np.zeros(free.size, np.float32)
+    with pytest.raises(WireError, match="expected a buffer of 14 values"):
+        cut(values, manifest, free)
+    with pytest.raises(WireError, match="expected a buffer of 9 values"):
+        put(whole, whole, manifest, free)
+    with pytest.raises(WireError, match="expected a buffer of 14 values"):
+        put(values, values, manifest, free)
 
 
 @given(flats)

@@ -40,9 +40,9 @@ from shared.models import build_network
 from shared.models.state import frozen_digest, travelling_arrays
 from shared.profile import Profile
 from shared.release import Release
-from shared.study import Study
+from shared.study import Study, study_from_data
 from shared.study_cost import run_epsilon, solved
-from shared.wire import Flat, Manifest, encode, flat_digest, flatten
+from shared.wire import Flat, Manifest, encode, flat_digest, flatten, unflatten
 
 KEY = new_key()
 STUDY = solved(
@@ -86,13 +86,15 @@ def start() -> tuple[Flat, Manifest, str]:
 
 
 class Hospital:
-    """A site's folder that approved STUDY, and what a coordinator would ask of it."""
+    """A site's folder that approved a study, and what a coordinator would ask of it."""
 
     def __init__(
-        self, path: Path, data: Path, start: tuple[Flat, Manifest, str], *, role: str = "trains", **policy: Any
-    ) -> None:
+        self, path: Path, data: Path, start: tuple[Flat, Manifest, str], *, study: Study = STUDY, role: str = "trains",
+        **policy: Any,
+    ) -> None:  # fmt: skip
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
         self.model, self.manifest, frozen = start
+        self.study = study
         lifetime = {"epsilon": 20, "delta": 1e-3}
         self.folder = SiteFolder.create(
             path,
@@ -114,7 +116,7 @@ class Hospital:
             frozen_digest=frozen,
         )
         publication = Publication(
-            federation="t", coordinator_key=str(KEY.public), study=STUDY.to_data(), study_digest=STUDY.digest(),
+            federation="t", coordinator_key=str(KEY.public), study=study.to_data(), study_digest=study.digest(),
             starting_point=point, runs=5, expires="2999-12-31", created="today", release=Release.installed(),
         )  # fmt: skip
         approve(self.folder, publication, by="the test", weights_folder=Path("/nowhere"))
@@ -125,7 +127,7 @@ class Hospital:
         array = encode(self.model, "fp32")
         values = {
             "kind": kind, "run": run, "site": "anna", "round": number, "issued": self.issued, "expires": self.issued + 600_000,
-            "study": STUDY.to_data(), "study_digest": STUDY.digest(), "model_digest": flat_digest(array),
+            "study": self.study.to_data(), "study_digest": self.study.digest(), "model_digest": flat_digest(array),
             "manifest_digest": self.manifest.digest(), "previous": None, "release": Release.installed(),
         }  # fmt: skip
         text, _ = sign_instruction(Instruction.model_validate({**values, **changes}), KEY)
@@ -160,6 +162,24 @@ def story(data: Path, start: tuple[Flat, Manifest, str], tmp_path_factory: pytes
     told["evaluated"] = anna.answer("evaluate", 2)
     told["evaluated again"] = anna.answer("evaluate", 2)
     return told
+
+
+def test_of_what_a_stage_holds_nothing_leaves_and_all_else_is_noised(
+    data: Path, start: tuple[Flat, Manifest, str], tmp_path: Path
+) -> None:
+    values = STUDY.to_data()
+    held = ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]
+    values["training"]["stages"] = [{"rounds": 1, "freeze": []}, {"rounds": 1, "freeze": held}]
+    anna = Hospital(tmp_path / "anna", data, start, study=study_from_data(values))
+    assert anna.answer("prepare", 0).prepared is not None
+    for number, free in ((1, anna.manifest), (2, Manifest(anna.manifest.tensors[-2:]))):
+        reply = anna.asked("train", number)
+        update = reply.content.array_records[UPDATE][FLAT].numpy()
+        assert update.shape == (free.size,) and anna.read(reply).update_digest == flat_digest(update)
+        for name, array in unflatten(update, free).items():
+            assert np.count_nonzero(array) > 0.99 * array.size, name
+    assert [tensor.name for tensor in free.tensors] == ["fc.weight", "fc.bias"]
+    assert anna.entries()[3:] == ["START", "SETTLE", "START", "SETTLE"]
 
 
 def test_nothing_exact_is_in_any_answer(story: dict[str, Any]) -> None:

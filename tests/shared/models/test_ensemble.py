@@ -83,7 +83,7 @@ def test_probabilities_are_the_mean_of_the_members_and_features_stand_side_by_si
         said, mean = logits.softmax(1), torch.stack(each).softmax(2).mean(0)
     torch.testing.assert_close(said, mean)
     found = summarise(whole, network=network)
-    assert (found.trained_parameters, found.bytes_up, found.output_shape) == (0, 0, (studies[0].outputs,))
+    assert (found.trained_parameters, found.bytes_up, found.output_shape) == (0, (0,), (studies[0].outputs,))
 
 
 def test_very_sure_members_stay_finite() -> None:
