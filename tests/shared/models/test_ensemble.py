@@ -200,7 +200,8 @@ def test_a_members_file_that_is_missing_is_named_where_it_was_looked_for(tmp_pat
     assert str(tmp_path / "1.safetensors") in str(problem.value)
     (tmp_path / "study.json").write_text(json.dumps(study.to_data()))
     console = Console(file=io.StringIO(), width=1000)
-    assert not check_studies([tmp_path / "study.json"], console, weights_root=tmp_path)
+    (mistake,) = check_studies([tmp_path / "study.json"], console, weights_root=tmp_path)
+    assert isinstance(mistake, WeightsUnavailableError)
     assert str(tmp_path / "1.safetensors") in console.file.getvalue()  # type: ignore[attr-defined]
 
 
