@@ -21,17 +21,19 @@ HEADINGS = ("study", "model", "parameters", "trained", "MB a round down / up", "
 NARROW = 140
 
 
-def check_studies(paths: Sequence[Path], console: Console, *, weights_root: Path | None = None) -> bool:
+def check_studies(paths: Sequence[Path], console: Console, *, weights_root: Path | None = None) -> list[ConsiliumError]:
     """Validate each study, build its network, run a batch of two forward and backward, and print a table of the sizes.
 
-    A mistake is printed as a sentence and the next study is looked at; returns whether there was none. Weights that can't be had on
-    this machine are a warning: the architecture is checked with random ones, and the masks that hospitals will predict are not checked.
+    A mistake is printed as a sentence and the next study is looked at; returns the mistakes, one a study at the most.
+    Weights that can't be had on this machine are a warning: the architecture is checked with random ones, and the masks that hospitals
+    will predict are not checked.
     An ensemble's members must be there: nothing else says what they are.
     A relative weight file is looked for in `weights_root`, or else in the working folder.
     """
     rows: list[tuple[str, ...]] = []
     notes: list[Text] = []
-    mistakes: list[Text] = []
+    mistakes: list[ConsiliumError] = []
+    sentences: list[Text] = []
     obstacles: dict[str, list[str]] = {}
     for path in paths:
         try:
@@ -39,7 +41,8 @@ def check_studies(paths: Sequence[Path], console: Console, *, weights_root: Path
             summary, warnings = _summary(study, weights_root)
         except ConsiliumError as mistake:
             said = [line if str(path) in line else f"{path}: {line}" for line in str(mistake).splitlines()]
-            mistakes.extend(Text(f"{mistake.code} {line}", style="red") for line in said)
+            mistakes.append(mistake)
+            sentences.extend(Text(f"{mistake.code} {line}", style="red") for line in said)
             continue
         rows.append(_row(study, summary))
         notes.extend(Text(f"warning: {path}: {warning}", style="yellow") for warning in warnings)
@@ -48,9 +51,9 @@ def check_studies(paths: Sequence[Path], console: Console, *, weights_root: Path
     _print_rows(rows, console)
     notes.extend(Text(f"DP no: {reason} ({', '.join(names)})") for reason, names in obstacles.items())
     # Sentences are not wrapped: a file name or a digest in them must be there to copy.
-    for line in (*notes, *mistakes):
+    for line in (*notes, *sentences):
         console.print(line, soft_wrap=True)
-    return not mistakes
+    return mistakes
 
 
 def _print_rows(rows: Sequence[tuple[str, ...]], console: Console) -> None:

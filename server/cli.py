@@ -49,14 +49,14 @@ for command in (
 def check(
     studies: Annotated[list[Path], typer.Argument(help="Study files, e.g. configs/*.yaml")],
 ) -> None:
-    """Validate studies, build their models, run a batch forward and backward.
+    """Validate studies, build their models, run a batch forward and backward. Ends with the status of the first mistake.
 
     Example: consilium-server check configs/*.yaml
     """
     from server.check import check_studies
 
-    if not check_studies(studies, Console()):
-        raise typer.Exit(1)
+    if mistakes := check_studies(studies, Console()):
+        raise typer.Exit(mistakes[0].exit_code)
 
 
 @app.command()

@@ -37,7 +37,8 @@ def cross_validated(
 
     Example: consilium-server cross-validated runs/fold1 runs/fold2 runs/fold3
     """
-    from server.cross_validation import cross_validation, tables
+    from server.cross_validation import cross_validation
+    from server.cross_validation_tables import tables
 
     found = cross_validation(run_dirs)
     if as_json:

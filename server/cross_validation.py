@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
-from rich.table import Table
 
 from server.report.build import build_report, pooled_head
 from server.report.build_masks import pooled_masks
-from server.report.schema import ErrorCount, Figure, PooledHead, PooledMasks, Report
+from server.report.descriptors import descriptor_reports
+from server.report.schema import ErrorCount, Figure, PooledDescriptor, PooledHead, PooledMasks, Report
 from server.run_folder import RunFolder
 from shared.errors import InputError, RunFolderError
-from shared.results import MASK_METRICS, METRICS, Evaluated, MaskMetric
+from shared.results import DESCRIPTOR_METRICS, MASK_METRICS, METRICS, Evaluated, MaskMetric
 from shared.schema import Strict
 from shared.study import Study
 from shared.study_data import Folds
 
 HeadKey = Literal["network", "svm", "svm_paper"]
-HEADS: Mapping[HeadKey, str] = {"network": "network", "svm": "SVM", "svm_paper": "SVM as given"}
+_HEADS: tuple[HeadKey, ...] = ("network", "svm", "svm_paper")
 
 
 class OverFolds(Strict):
@@ -54,6 +54,15 @@ class MasksOverFolds(Strict):
     together: PooledMasks = Field(description="all folds' test patients at once")
 
 
+class DescriptorOverFolds(Strict):
+    """One descriptor of lesions."""
+
+    figures: dict[str, OverFolds] = Field(description="by the name of the pooled descriptor's field")
+    together: PooledDescriptor = Field(
+        description="mean of all hospitals' and folds' figures, weighted by the test images that have the descriptor"
+    )
+
+
 class CrossValidation(Strict):
     """What `consilium-server cross-validated` found."""
 
@@ -62,14 +71,10 @@ class CrossValidation(Strict):
     runs: dict[int, str] = Field(description="name of the run by its fold, from 1")
     heads: dict[HeadKey, HeadOverFolds] = Field(description="none of a segmentation study")
     masks: MasksOverFolds | None = Field(default=None, description="of a segmentation study only")
+    descriptors: dict[str, DescriptorOverFolds] = Field(
+        default_factory=dict, description="by name; without one that a fold has no figures of"
+    )
     notes: list[str] = Field(description="what a reader must know of it, a sentence each")
-
-
-#: Figures whose title is not their name with spaces.
-_TITLES = {
-    "f1": "F1", "auc": "AUC", "weighted_f1": "weighted F1", "errors": "FP + FN", "rare_errors": "FP + FN, rare",
-    "iou": "IoU", "thresholded_iou": "thresholded IoU", "dice": "Dice",
-}  # fmt: skip
 
 
 def cross_validation(paths: Sequence[Path]) -> CrossValidation:
@@ -86,43 +91,20 @@ def cross_validation(paths: Sequence[Path]) -> CrossValidation:
         aside = reports[fold].external_sites
         tested |= {f"{site}, fold {fold}": one for site, one in final.sites.items() if site not in aside}
     heads: dict[HeadKey, HeadOverFolds] = {}
-    for key in HEADS:
+    for key in _HEADS:
         pooled = [getattr(report.pooled, key) for report in reports.values()]
         together = pooled_head(tested, key, study)
         if together is None or any(one is None for one in pooled):
             continue
         heads[key] = HeadOverFolds(
-            figures={name: _over([_value(_of(one, name)) for one in pooled]) for name in _figures(together)},
+            figures={name: _over([_value(figure_of(one, name)) for one in pooled]) for name in _figures(together)},
             together=together,
         )
     names = {fold: run.name for fold, run in runs.items()}
     return CrossValidation(
-        of=folds.of, runs=names, heads=heads, masks=_masks(tested, study, reports), notes=_notes(study, folds, reports)
-    )
-
-
-def tables(found: CrossValidation) -> list[Table]:
-    """One table of figures, then one of classes for each head."""
-    figures = Table(title=f"Cross-validation, {len(found.runs)} of {found.of} folds", title_justify="left")
-    for heading in ("head", "figure", *(f"fold {fold}" for fold in found.runs), "mean", "sd", "all together"):
-        figures.add_column(heading, justify="left" if heading in ("head", "figure") else "right")
-    drawn = [figures]
-    if found.masks is not None:
-        drawn.append(_mask_tables(found.masks, figures))
-    for key, head in found.heads.items():
-        for name, over in head.figures.items():
-            digits = 0 if name in ("errors", "rare_errors") else 3
-            cells = [_number(value, digits) for value in over.by_fold]
-            cells += [_number(over.mean, digits or 1), _number(over.standard_deviation, digits or 1)]
-            figures.add_row(HEADS[key], _title(name), *cells, _together(_of(head.together, name)))
-        classes = Table(title=f"{HEADS[key]}: each class, all folds together", title_justify="left")
-        for heading in ("class", "images", "precision", "recall", "specificity", "F1"):
-            classes.add_column(heading, justify="left" if heading == "class" else "right")
-        for row in head.together.classes:
-            cells = [_figure(one) for one in (row.precision, row.recall, row.specificity, row.f1)]
-            classes.add_row(row.name, "–" if row.images is None else str(row.images), *cells)
-        drawn.append(classes)
-    return drawn
+        of=folds.of, runs=names, heads=heads, masks=_masks(tested, study, reports),
+        descriptors=_descriptors(tested, study, reports), notes=_notes(study, folds, reports),
+    )  # fmt: skip
 
 
 def _masks(tested: Mapping[str, Evaluated], study: Study, reports: Mapping[int, Report]) -> MasksOverFolds | None:
@@ -134,21 +116,18 @@ def _masks(tested: Mapping[str, Evaluated], study: Study, reports: Mapping[int, 
     return MasksOverFolds(figures=figures, together=together)
 
 
-def _mask_tables(masks: MasksOverFolds, figures: Table) -> Table:
-    """Fill in the table of figures; the table of classes."""
-    for name, over in masks.figures.items():
-        cells = [_number(value, 3) for value in (*over.by_fold, over.mean, over.standard_deviation)]
-        figures.add_row("network", _title(name), *cells, _figure(getattr(masks.together, name)))
-    classes = Table(title="Masks of each class's images, all folds together", title_justify="left")
-    for heading in ("class", "images", "IoU", "Dice"):
-        classes.add_column(heading, justify="left" if heading == "class" else "right")
-    for row in masks.together.classes:
-        classes.add_row(row.name, str(row.images), _figure(row.iou), _figure(row.dice))
-    return classes
-
-
-def _title(name: str) -> str:
-    return _TITLES.get(name, name.replace("_", " "))
+def _descriptors(
+    tested: Mapping[str, Evaluated], study: Study, reports: Mapping[int, Report]
+) -> dict[str, DescriptorOverFolds]:
+    found = {}
+    for name, whole in descriptor_reports(tested, study, external=[]).items():
+        pooled = [one.pooled for report in reports.values() if (one := report.descriptors.get(name)) is not None]
+        there = [one for one in pooled if one is not None]
+        if whole.pooled is None or len(there) < len(reports):
+            continue
+        figures = {metric: _over([getattr(one, metric).value for one in there]) for metric in DESCRIPTOR_METRICS}
+        found[name] = DescriptorOverFolds(figures=figures, together=whole.pooled)
+    return found
 
 
 def _by_fold(paths: Sequence[Path]) -> dict[int, RunFolder]:
@@ -197,7 +176,7 @@ def _figures(like: PooledHead) -> list[str]:
     return names if over.rare_errors is None else [*names, "rare_errors"]
 
 
-def _of(head: PooledHead, name: str) -> Figure | ErrorCount | None:
+def figure_of(head: PooledHead, name: str) -> Figure | ErrorCount | None:
     """The figure of that name, wherever in the head it stands."""
     place: object = head
     if name in ("errors", "rare_errors"):
@@ -238,6 +217,10 @@ def _notes(study: Study, folds: Folds, reports: Mapping[int, Report]) -> list[st
     for fold, there in sites.items():
         if away := sorted(every - there):
             said.append(f"NOT WHOLE: {', '.join(away)} sent no evaluation of fold {fold}.")
+    for name in study.task.descriptors if study.evaluation.release is None else ():
+        for fold, report in reports.items():
+            if kept := [site for site in report.descriptors[name].not_reported if site in sites[fold]]:
+                said.append(f"NOT WHOLE: {', '.join(kept)} gave no figures of {name} in fold {fold}.")
     for site in sorted(every):
         totals = {
             sum(counts.patients for counts in one.data.parts.values())
@@ -253,19 +236,3 @@ def _notes(study: Study, folds: Folds, reports: Mapping[int, Report]) -> list[st
     if study.privacy is not None:
         said.append("Each fold's run was charged to the patients' budget by itself.")
     return said
-
-
-def _together(found: Figure | ErrorCount | None) -> str:
-    if found is None or isinstance(found, Figure):
-        return "–" if found is None else _figure(found)
-    ends = f" ({found.low:.0f} to {found.high:.0f})" if found.low is not None and found.high is not None else ""
-    return f"{found.value}{ends}"
-
-
-def _figure(figure: Figure) -> str:
-    ends = f" ({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None and figure.high is not None else ""
-    return _number(figure.value, 3) + ends
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"

@@ -16,6 +16,8 @@ from shared.study import Study
 
 #: What an ensemble's `training` keeps of its members'.
 _KEPT = ("precision", "memory_format")
+#: And its `federation` of the first one's.
+_KEPT_OF_FEDERATION = ("quorum", "join_deadline_s", "prepare_deadline_s", "evaluation_deadline_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,7 @@ def _study(first: Study, members: Sequence[Exported]) -> dict[str, Any]:
     """The first run's study without all that trains, and without descriptors, which an ensemble does not give."""
     data = {key: value for key, value in first.to_data().items() if key not in ("augmentation", "privacy")}
     loss = "binary_cross_entropy" if first.outputs == 1 else "cross_entropy"
-    federation = {
-        key: value for key, value in data["federation"].items() if key.endswith("_deadline_s") or key == "quorum"
-    }
+    federation = {key: data["federation"][key] for key in _KEPT_OF_FEDERATION}
     return {
         **data,
         "name": f"{first.name}-ensemble"[:63],

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from shared.study_augmentation import Augmentation
+from shared.study_federation import Federation
 from shared.study_training import Training
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 #: What of `training` says something of an ensemble too: how many outputs there are, and how it is computed.
 _OF_USE = ("loss", "precision", "memory_format")
+#: What of `federation` is about updates and weights that travel.
+_OF_ROUNDS = ("optimiser", "round_deadline_s", "wire", "keep_updates")
 
 
 def of_no_use(study: Study) -> Iterator[str]:
@@ -23,6 +26,11 @@ def of_no_use(study: Study) -> Iterator[str]:
         yield "task.descriptors: it averages what the members say of the classes alone; leave them out"
     if study.federation.rounds != 0:
         yield "federation.rounds must be 0"
+    if study.federation.weighting != "uniform":
+        yield "federation.weighting: there is no update to weigh; set it to uniform"
+    for key in _OF_ROUNDS:
+        if getattr(study.federation, key) != Federation.model_fields[key].default:
+            yield f"federation.{key}: no update travels; leave it out"
     if study.federation.keep_models is not None:
         yield "federation.keep_models: there is no round to keep a model of; leave it out"
     if study.evaluation.baseline:

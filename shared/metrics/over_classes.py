@@ -10,7 +10,10 @@
 
 Intervals come from drawing each hospital's counts anew, as many images as it has patients (as if all images of a patient were one), the
 sums scaled up again. So what leaves a hospital anyhow is enough for them. Those of the weighted figures follow the rules of
-`shared.metrics.bootstrap.interval`, the patients behind them being those of all hospitals.
+`shared.metrics.bootstrap.interval`, the patients behind them being those of all hospitals. So do those of the errors, as a share of the
+most that there could be among these images (two an image; one where a single class is rare): where no image, or every image, is wrong,
+the open side is the exact binomial (Clopper-Pearson) bound by patients, times that most. Of two or more rare classes this bound is
+generous, since only an image that is mixed up between two of them counts twice.
 Of noised counts none of these is given. The weighted means rest on single cells, which such noise hides; errors would be twice the images
 that accuracy does not count, and accuracy has an interval that knows of the noise.
 """
@@ -96,8 +99,6 @@ def over_classes(
         raise ValueError("expected confusion counts of one size, at least of one hospital")
     total = np.sum(tables, axis=0)
     drawn = _drawn(tables, [patients for _, patients in hospitals], resamples, seed)
-    tail = (1.0 - confidence) / 2.0
-
     behind = sum(patients for table, (_, patients) in zip(tables, hospitals, strict=True) if table.any())
     # Without draws none defines a figure, so that it has no interval.
     again = weighted_rates(np.full((1, *total.shape), np.nan) if drawn is None else drawn)
@@ -108,10 +109,15 @@ def over_classes(
 
     def counted(classes: Sequence[int] | None) -> Counted:
         value = int(errors(total, classes))
-        if drawn is None:
+        most = total.sum() * (1 if classes is not None and len(classes) == 1 else 2)
+        if drawn is None or not most:
             return Counted(value, None, None)
-        low, high = np.quantile(errors(drawn, classes), (tail, 1.0 - tail))
-        return Counted(value, min(float(low), value), max(float(high), value))
+        # Rounded, since sums of scaled draws that are all the same may differ in their last bit.
+        draws = np.round(errors(drawn, classes) / most, 12)
+        share = interval(value / most, draws, confidence=confidence, patients=behind)
+        if share.low is None or share.high is None:
+            return Counted(value, None, None)
+        return Counted(value, min(share.low * most, value), max(share.high * most, value))
 
     return OverClasses(weighted, counted(None), counted(rare) if rare else None)
 

@@ -6,9 +6,9 @@ import json
 import re
 from pathlib import Path
 
+import hospital_with_budget
 import pytest
-import test_budget
-from test_budget import A_TO_D, OTHER, PLAIN, STUDY, Hospital, composed, patients
+from hospital_with_budget import A_TO_D, OTHER, PLAIN, STUDY, Hospital, composed, patients
 from typer.testing import CliRunner, Result
 
 from client.budget_page import render_budget
@@ -17,7 +17,7 @@ from client.cli import app
 from shared.errors import InputError, LedgerError
 from shared.ledger.entries import Lifetime
 
-anna = test_budget.anna  # the fixture
+anna = hospital_with_budget.anna  # the fixture
 RUN = CliRunner()
 
 

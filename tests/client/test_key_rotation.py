@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hospital_with_budget
 import pytest
-import test_budget
-from test_budget import A_TO_D, STUDY, Hospital
+from hospital_with_budget import A_TO_D, STUDY, Hospital
 from test_gate import MODEL_VALUES, answer_in, instruction_of, message_of, never, refused
 from test_ledger import Killed
 from typer.testing import CliRunner
@@ -27,7 +27,7 @@ from shared.documents import read_join_request
 from shared.errors import InputError, LedgerError, ProcessError, StorageError
 from shared.signing import PublicKey, SigningKey
 
-anna = test_budget.anna  # the fixture
+anna = hospital_with_budget.anna  # the fixture
 RUN = CliRunner()
 
 

@@ -128,7 +128,7 @@ def test_the_coordinators_check_warns_where_only_hospitals_need_the_file(study: 
     def said(one: Study, root: Path) -> tuple[bool, str]:
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(one.to_data()))
         console = Console(record=True, width=250, file=(tmp_path / "out").open("w"))
-        return check_studies([tmp_path / "study.yaml"], console, weights_root=root), console.export_text()
+        return not check_studies([tmp_path / "study.yaml"], console, weights_root=root), console.export_text()
 
     fine, text = said(study, tmp_path / "nowhere")
     assert fine and "warning" in text and "The hospitals need it to predict the masks" in text

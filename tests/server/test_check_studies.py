@@ -7,8 +7,11 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
+from typer.testing import CliRunner
 
 from server.check import check_studies
+from server.cli import app
+from shared.errors import StudyError
 from shared.models import build_network
 from shared.models.state import travelling_arrays
 from shared.study import load_study
@@ -39,7 +42,7 @@ def write_study(path: Path, **changes: Any) -> Path:
 
 def said_of(paths: list[Path], width: int = 220, **options: Any) -> tuple[bool, str]:
     console = Console(record=True, width=width, file=Path("/dev/null").open("w"))  # noqa: SIM115
-    return check_studies(paths, console, **options), console.export_text()
+    return not check_studies(paths, console, **options), console.export_text()
 
 
 def test_a_right_study_is_a_row_of_its_figures(tmp_path: Path) -> None:
@@ -107,6 +110,9 @@ def test_every_mistake_is_a_sentence_and_the_others_are_still_looked_at(tmp_path
     assert "unknown key 'atention' in model; did you mean 'attention'?" in text
     assert "3x32x32 -> 1" in text
     assert "Traceback" not in text
+    ended = CliRunner().invoke(app, ["check", *map(str, paths)])
+    assert ended.exit_code == StudyError.exit_code == 2
+    assert CliRunner().invoke(app, ["check", str(paths[-1])]).exit_code == 0
 
 
 def test_weights_that_are_not_here_are_a_warning_and_frozen_layers_are_still_counted(tmp_path: Path) -> None:

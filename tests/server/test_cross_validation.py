@@ -22,6 +22,8 @@ from server.fold_studies import write_folds
 from server.report.build import build_report
 from server.run_folder import RunFolder
 from shared.errors import InputError, StorageError, StudyError
+from shared.metrics.descriptors import descriptor_result
+from shared.results import DESCRIPTOR_METRICS, DescriptorResult
 from shared.study import Study, load_study
 
 TASK = {
@@ -153,6 +155,46 @@ def test_masks_of_folds_are_put_together(tmp_path: Path) -> None:
     assert found.masks.together.images == sum(one.images for one in pooled if one is not None)
     printed = CliRunner().invoke(app, ["cross-validated", *map(str, paths)], env={"COLUMNS": "200"}).output
     for word in ("thresholded IoU", "pixel accuracy", "Masks of each class's images", "melanoma"):
+        assert word in printed
+
+
+def test_descriptors_of_lesions_are_put_together(tmp_path: Path) -> None:
+    """Figures of hospitals and folds have as much weight as they have images; who gave none is named."""
+
+    def descriptor(right: int, images: int) -> DescriptorResult:
+        truth = np.arange(images) % 2
+        said = np.where(np.arange(images) < right, truth, 1 - truth)
+        found = descriptor_result(
+            truth, said, np.arange(images), values=2, resamples=100, confidence=0.95, minimum_cell=5, seed=1
+        )
+        assert found is not None
+        return found
+
+    def written(test: int, given: dict[str, dict[str, DescriptorResult]]) -> Path:
+        study = example_study(rounds=1, data=folds_of(2, test)).to_data()
+        study["task"]["descriptors"] = {name: {"values": {"yes": [], "no": []}} for name in ("margin", "shape")}
+        study["training"]["descriptor_weight"] = 1
+        folder = write_example_run(tmp_path / f"fold{test + 1}", study=Study.model_validate(study))
+        final = folder.final()
+        assert final is not None
+        sites = {site: one.model_copy(update={"descriptors": given.get(site, {})}) for site, one in final.sites.items()}
+        folder.write("evaluation.json", final.model_copy(update={"sites": sites}))
+        return folder.path
+
+    both = {"north": {"margin": descriptor(30, 40)}, "harbour": {"margin": descriptor(9, 20)}}
+    one = {"north": {"margin": descriptor(20, 40), "shape": descriptor(7, 10)}}
+    paths = [written(0, both), written(1, one)]
+    found = cross_validation(paths)
+    assert list(found.descriptors) == ["margin"], "no fold but the second has the shape"
+    margin = found.descriptors["margin"]
+    assert margin.figures["accuracy"].by_fold == pytest.approx([39 / 60, 20 / 40])
+    assert margin.figures["accuracy"].mean == pytest.approx((39 / 60 + 20 / 40) / 2)
+    assert margin.together.images == 100 and margin.together.accuracy.value == pytest.approx(59 / 100)
+    assert list(margin.figures) == list(DESCRIPTOR_METRICS)
+    assert "NOT WHOLE: hill gave no figures of margin in fold 1." in found.notes
+    assert "NOT WHOLE: harbour, hill gave no figures of margin in fold 2." in found.notes
+    printed = CliRunner().invoke(app, ["cross-validated", *map(str, paths)], env={"COLUMNS": "200"}).output
+    for word in ("Descriptors of lesions", "margin", "macro F1", "0.590"):
         assert word in printed
 
 

@@ -24,7 +24,13 @@ from shared.wire import flat_digest
 
 def study_of(seed: int, **changes: object) -> Study:
     split = {"split": {"id": "one", "train": 0.6, "validation": 0.2, "test": 0.2}}
-    return example_study(rounds=1, **{"model": {"name": "rcdnet"}, "seed": seed, "data": split, **changes})
+    federation = {
+        "rounds": 1, "quorum": 1, "weighting": "counts", "optimiser": {"name": "fedavgm"}, "wire": "bf16",
+        "prepare_deadline_s": 100, "round_deadline_s": 200, "keep_updates": True,
+    }  # fmt: skip
+    return example_study(
+        rounds=1, **{"model": {"name": "rcdnet"}, "seed": seed, "data": split, "federation": federation, **changes}
+    )
 
 
 def finished(path: Path, study: Study) -> RunFolder:
@@ -60,6 +66,7 @@ def test_the_study_builds_from_the_runs_models_and_says_what_they_are_asked(
         first.task, first.data, first.preprocessing, first.head,
     )  # fmt: skip
     assert study.federation.rounds == 0 and study.training.optimiser is None
+    assert study.federation.prepare_deadline_s == first.federation.prepare_deadline_s == 100
     network = build_network(study, weights_root=target.parent).eval()
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     expected = []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, multilabel_confusion_matrix, precision_recall_fscore_support
 
 from shared.metrics.classification import confusion_counts
@@ -58,7 +59,27 @@ def test_where_no_image_is_wrong_the_interval_is_open_by_the_binomial_bound() ->
     for name in ("precision", "recall", "f1"):
         one = found.weighted[name]
         assert (one.value, one.low, one.high) == (1.0, pytest.approx(0.025 ** (1 / 20)), 1.0)
-    assert (found.errors.value, found.errors.low, found.errors.high) == (0, 0.0, 0.0)
+    # As many of the 50 images as that bound allows, each counted twice.
+    expected = (0, 0.0, pytest.approx(2 * 50 * (1 - 0.025 ** (1 / 20))))
+    assert (found.errors.value, found.errors.low, found.errors.high) == expected
+
+
+def test_errors_that_are_none_or_all_have_the_exact_binomial_bound_by_patients() -> None:
+    """SciPy's Clopper-Pearson interval, times the most that an image can count."""
+    right, wrong = [[30, 0, 0], [0, 10, 0], [0, 0, 3]], [[0, 20, 10], [10, 0, 0], [0, 3, 0]]
+    for table, successes in ((right, 0), (wrong, 12)):
+        share = binomtest(successes, 12).proportion_ci(0.95, method="exact")
+        for rare in ([], [2], [1, 2]):
+            found = over_classes([(table, 12)], rare, confidence=0.95, resamples=300, seed=1)
+            assert (found.errors.low, found.errors.high) == pytest.approx((86 * share.low, 86 * share.high))
+            if rare and not successes:
+                assert found.rare_errors is not None and found.rare_errors.low == 0
+                assert found.rare_errors.high == pytest.approx(43 * len(rare) * share.high)
+
+
+def test_a_hospital_without_an_image_has_no_interval() -> None:
+    found = over_classes([([[0, 0], [0, 0]], 0)], [], confidence=0.95, resamples=50, seed=1)
+    assert (found.errors.value, found.errors.low, found.errors.high) == (0, None, None)
 
 
 def test_one_patient_gives_figures_without_an_interval_and_no_hospital_is_refused() -> None:

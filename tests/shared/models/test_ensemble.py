@@ -165,6 +165,15 @@ MEMBERS = [{"file": f"{digit}.safetensors", "sha256": digit * 64, "source": "tes
         ({"model": {"name": "ensemble", "members": [MEMBERS[0], MEMBERS[0]]}}, "two or more different models"),
         ({"model": {"name": "ensemble", "members": MEMBERS, "dropout": 0.5}}, "dropout: an ensemble's members bring their own"),
         ({"federation": {"rounds": 1, "quorum": 1, "weighting": "uniform"}}, r"federation\.rounds must be 0"),
+        ({"federation": {"rounds": 0, "quorum": 1, "weighting": "counts"}}, r"federation\.weighting: .*set it to uniform"),
+        ({"federation": {"rounds": 0, "quorum": 1, "weighting": {"anna": 1.0}}}, r"federation\.weighting: .*set it to uniform"),
+        *(
+            ({"federation": {"rounds": 0, "quorum": 1, "weighting": "uniform", key: value}}, rf"federation\.{key}: .*leave it out")
+            for key, value in {
+                "optimiser": {"name": "fedadam"}, "round_deadline_s": 60, "wire": "bf16", "keep_updates": True,
+                "keep_models": {"every": 1},
+            }.items()
+        ),
         ({"evaluation": {"baseline": True}}, r"evaluation\.baseline"),
         ({"augmentation": {"horizontal_flip": 0.5}}, "augmentation: it changes images"),
         ({"task": DESCRIBED}, r"task\.descriptors: it averages"),
@@ -200,7 +209,8 @@ def test_a_members_file_that_is_missing_is_named_where_it_was_looked_for(tmp_pat
     assert str(tmp_path / "1.safetensors") in str(problem.value)
     (tmp_path / "study.json").write_text(json.dumps(study.to_data()))
     console = Console(file=io.StringIO(), width=1000)
-    assert not check_studies([tmp_path / "study.json"], console, weights_root=tmp_path)
+    (mistake,) = check_studies([tmp_path / "study.json"], console, weights_root=tmp_path)
+    assert isinstance(mistake, WeightsUnavailableError)
     assert str(tmp_path / "1.safetensors") in console.file.getvalue()  # type: ignore[attr-defined]
 
 
