@@ -6,7 +6,6 @@ One federation serves many runs: each test launches its own run, disturbs it, an
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import select
@@ -31,7 +30,9 @@ from small_federation import (
     write_study,
 )
 
+from server.home import Home
 from server.run_folder import RunFolder
+from server.sites import list_sites
 from shared.canonical import file_digest
 from shared.nginx import GatewayFolder
 from shared.processes import free_ports, is_taken
@@ -127,11 +128,12 @@ class Standing:
         wait_until(lambda: is_taken(port), f"nginx of {folder.name}", 30)
 
     def wait_online(self, *sites: str, limit_s: float = 120) -> None:
+        """As `consilium-server sites` would show it, asked without a new process each time: these would take a core from the nodes."""
+
         def online() -> bool:
             for node in self.nodes.values():
                 assert not self._down(node), node.wait(5).output
-            found = json.loads(self.server("sites", "--json").output)
-            return set(sites) <= {one["site"] for one in found if one["state"] == "online"}
+            return set(sites) <= {row.site for row in list_sites(Home(self.home))[0] if row.state == "online"}
 
         wait_until(online, f"{sites} online", limit_s)
 
@@ -229,8 +231,6 @@ def standing(base: Path, profiles: Mapping[str, Path], *, behind_gateway: bool =
 
 def fingerprint_of(home: Path) -> str:
     """What the coordinator reads out over the telephone."""
-    from server.home import Home
-
     return Home(home).signing_key().public.spoken
 
 
