@@ -275,11 +275,11 @@ def alive(mark: str) -> dict[int, str]:
     return found
 
 
-def wait_until(condition: Callable[[], object], what: str, limit_s: float = 120) -> None:
+def wait_until(condition: Callable[[], object], what: str, limit_s: float = 120, every_s: float = 0.05) -> None:
     limit = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < limit, f"not within {limit_s:g} s: {what}"
-        time.sleep(0.05)
+        time.sleep(every_s)
 
 
 def wait_for_phase(run_dir: Path, phase: str, number: int) -> None:
