@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from small_federation import (
+    HOSPITALS,
     Finished,
     first_mammogram,
     local,
@@ -39,11 +42,21 @@ class Run:
 
 @pytest.fixture(scope="session")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Data folders by site; anna's hold SECRET, bertha's one mammogram that is cut off."""
-    made = write_hospitals(tmp_path_factory.mktemp("hospitals"))
-    damaged = first_mammogram(made["bertha"])
-    replace_file(damaged, damaged.read_bytes()[:2000])
-    return made
+    """Data folders by site, which nobody writes into; anna's hold SECRET, bertha's one mammogram that is cut off.
+
+    All of pytest-xdist's workers have them in common: the first that asks makes them, the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "hospitals"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            made = write_hospitals(folder)
+            damaged = first_mammogram(made["bertha"])
+            replace_file(damaged, damaged.read_bytes()[:2000])
+            (folder / "made").touch()
+    return {site: folder / site for site, *_ in HOSPITALS}
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,8 @@ _LIBC = ctypes.CDLL(None)
 #: Hospital, seed of its phantom, scanner.
 HOSPITALS = (("anna", 1, "halide"), ("bertha", 2, "cassette"), ("clara", 3, "panel"))
 PATIENTS = 18
+#: Of 45 MB, where it matters how long it travels and how much room it takes; RCDnet has 6 MB.
+LARGE = {"name": "resnet18"}
 #: Stands in for a patient's id and in file names at anna, and must not be found outside her folder.
 SECRET = "KENNWORT-7F3A"
 
@@ -58,7 +60,7 @@ STUDY: dict[str, Any] = {
         "normalise": {"mean": [0.5], "std": [0.25]},
     },
     "augmentation": {"horizontal_flip": 0.5, "quarter_turns": True},
-    "model": {"name": "resnet18"},
+    "model": {"name": "rcdnet"},
     "head": {
         "C": 10,
         "gamma": 0.001,
@@ -275,11 +277,11 @@ def alive(mark: str) -> dict[int, str]:
     return found
 
 
-def wait_until(condition: Callable[[], object], what: str, limit_s: float = 120) -> None:
+def wait_until(condition: Callable[[], object], what: str, limit_s: float = 120, every_s: float = 0.05) -> None:
     limit = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < limit, f"not within {limit_s:g} s: {what}"
-        time.sleep(0.05)
+        time.sleep(every_s)
 
 
 def wait_for_phase(run_dir: Path, phase: str, number: int) -> None:

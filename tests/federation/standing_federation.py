@@ -1,12 +1,12 @@
 """A coordinator and two hospitals in folders and processes of their own, set up and driven by nothing but the commands.
 
+Commands that stay up have processes of their own; those that end are run in this one.
 One federation serves many runs: each test launches its own run, disturbs it, and compares it with one that was left alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import select
@@ -19,22 +19,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import typer
 from small_federation import (
     Command,
     Finished,
     alive,
     command,
-    run,
     start,
     wait_until,
     write_profile,
     write_study,
 )
 
+from client.cli import app as site_app
+from server.cli import app as server_app
+from server.home import Home
 from server.run_folder import RunFolder
+from server.sites import list_sites
 from shared.canonical import file_digest
 from shared.nginx import GatewayFolder
 from shared.processes import free_ports, is_taken
+from tests.in_this_process import ended
 
 SITES = ("anna", "bertha")
 
@@ -64,15 +69,18 @@ class Standing:
 
     def server(self, verb: str, *arguments: object, code: int | None = 0) -> Finished:
         """`consilium-server VERB HOME ...`; `code` is what it must end with."""
-        return self._ended("consilium-server", verb, self.home, arguments, code)
+        return self._ended(server_app, verb, self.home, arguments, code)
 
     def hospital(self, site: str, verb: str, *arguments: object, code: int | None = 0) -> Finished:
         """`consilium-site VERB FOLDER ...`."""
-        return self._ended("consilium-site", verb, self.site(site), arguments, code)
+        return self._ended(site_app, verb, self.site(site), arguments, code)
 
-    def _ended(self, name: str, verb: str, folder: Path, arguments: tuple[object, ...], code: int | None) -> Finished:
-        finished = run(command(name, verb, folder, *arguments), cwd=self.base, limit_s=180)
-        assert code is None or finished.code == code, f"{name} {verb} ended with {finished.code}: {finished.output}"
+    def _ended(
+        self, app: typer.Typer, verb: str, folder: Path, arguments: tuple[object, ...], code: int | None
+    ) -> Finished:
+        status, said = ended(app, [verb, str(folder), *map(str, arguments)], cwd=self.base)
+        finished = Finished(status, said, mark="")
+        assert code is None or status == code, f"{verb} of {app.info.name} ended with {status}: {said}"
         assert "Traceback" not in finished.output, finished.output
         return finished
 
@@ -127,13 +135,13 @@ class Standing:
         wait_until(lambda: is_taken(port), f"nginx of {folder.name}", 30)
 
     def wait_online(self, *sites: str, limit_s: float = 120) -> None:
+
         def online() -> bool:
             for node in self.nodes.values():
                 assert not self._down(node), node.wait(5).output
-            found = json.loads(self.server("sites", "--json").output)
-            return set(sites) <= {one["site"] for one in found if one["state"] == "online"}
+            return set(sites) <= {row.site for row in list_sites(Home(self.home))[0] if row.state == "online"}
 
-        wait_until(online, f"{sites} online", limit_s)
+        wait_until(online, f"{sites} online", limit_s, every_s=0.3)
 
     @staticmethod
     def _down(process: Command | None) -> bool:
@@ -229,8 +237,6 @@ def standing(base: Path, profiles: Mapping[str, Path], *, behind_gateway: bool =
 
 def fingerprint_of(home: Path) -> str:
     """What the coordinator reads out over the telephone."""
-    from server.home import Home
-
     return Home(home).signing_key().public.spoken
 
 

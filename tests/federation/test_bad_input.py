@@ -20,6 +20,7 @@ from typing import Any
 import pydicom
 import pytest
 from small_federation import (
+    LARGE,
     SECRET,
     Finished,
     alive,
@@ -331,7 +332,7 @@ def processes_of(mark: str, site: str, *words: str) -> list[int]:
 def hard_run(hospitals: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[HardRun]:
     base = tmp_path_factory.mktemp("hard")
     changes = merged(
-        ROUNDS_ONLY, {"federation": {"quorum": 2, "round_deadline_s": 45}, "training": {"local_epochs": 4}}
+        ROUNDS_ONLY, {"federation": {"quorum": 2, "round_deadline_s": 45}, "training": {"local_epochs": 8}}
     )
     study = write_study(base / "study.yaml", changes)
     folder = RunFolder(base / "run")
@@ -433,7 +434,7 @@ def test_a_node_whose_own_port_another_program_takes(site_folder: Path, tmp_path
 
 def test_a_disk_that_fills_up_ends_the_run_with_the_rounds_before_kept(sites: list[Path], tmp_path: Path) -> None:
     """On a small disk of its own; where none can be mounted, by a limit on the size of the ServerApp's files."""
-    study = write_study(tmp_path / "study.yaml", ROUNDS_ONLY)
+    study = write_study(tmp_path / "study.yaml", {**ROUNDS_ONLY, "model": LARGE})
     caches = [
         write_profile(
             tmp_path / "profiles" / site.name, site.name, root, {"cache": str(tmp_path / "cache" / site.name)}

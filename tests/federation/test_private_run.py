@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_federation import command, run, wait_until
+from small_federation import LARGE, command, run, wait_until
 from standing_federation import SITES, Standing, standing, study_file, write_profiles
 
 from server.run_folder import RunFolder
@@ -34,7 +34,7 @@ pytestmark = [
 DELTA = 1e-3
 PRIVATE = {
     "head": None,
-    "model": {"norm": "group"},
+    "model": {**LARGE, "norm": "group"},
     "training": {"local_epochs": None, "batch_size": None, "optimiser": "sgd", "learning_rate": 0.1},
     "evaluation": {"baseline": False, "release": {"epsilon": 1}},
     "federation": {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from small_federation import alive, wait_until
+from small_federation import LARGE, alive, wait_until
 from standing_federation import SITES, Cable, Standing, standing, study_file, write_profiles
 
 from server.run_folder import RunFolder
@@ -28,6 +28,7 @@ pytestmark = [
 ROUNDS = 2
 STEADY = {
     "head": None,
+    "model": LARGE,
     "evaluation": {"baseline": False},
     "training": {"local_epochs": 2, "optimiser_state": "keep"},
     "federation": {"rounds": ROUNDS, "quorum": 2, "wire": "bf16", "round_deadline_s": 200},

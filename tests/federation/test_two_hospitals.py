@@ -18,6 +18,7 @@ import httpx
 import pydicom
 import pytest
 from small_federation import (
+    LARGE,
     SECRET,
     alive,
     command,
@@ -103,6 +104,7 @@ def watched(story: Story) -> dict[str, str]:
 
 
 SMALL = {
+    "model": LARGE,
     "evaluation": {"baseline": False},
     "federation": {"rounds": 4, "quorum": 1, "join_deadline_s": 15},
     "training": {"local_epochs": 2},

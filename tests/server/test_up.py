@@ -17,6 +17,7 @@ import pytest
 from joining_hospital import Hospital
 from small_study import write_study
 
+from server.cli import app
 from server.coordinator import control_if_up, up_record
 from server.home import Home
 from server.run_folder import RunFolder
@@ -25,6 +26,7 @@ from server.sites import list_sites
 from server.status import run_status
 from shared.flower_settings import QUIET_FLOWER
 from shared.processes import free_ports
+from tests.in_this_process import ended
 
 pytestmark = pytest.mark.federation
 
@@ -34,10 +36,9 @@ SERVER = [sys.executable, "-m", "server.cli"]
 
 def server(home: Home, verb: str, *arguments: object, code: int = 0) -> str:
     """Run a command that must end with this status; returns what it says, on both streams."""
-    words = [*SERVER, verb, str(home.path), *(str(argument) for argument in arguments)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == code, (words, done.stdout, done.stderr)
-    return done.stdout + done.stderr
+    status, said = ended(app, [verb, str(home.path), *map(str, arguments)], cwd=ROOT)
+    assert status == code, (verb, arguments, said)
+    return said
 
 
 def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:

@@ -160,6 +160,18 @@ def test_the_figure_of_the_design(usual: EpsilonCheck) -> None:
     assert check.rdp == pytest.approx(10.51, abs=0.04) and check.charged_enough and check.agree
 
 
+def test_a_figure_that_is_asked_for_again_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pld_epsilon([SMALL, SMALL], DELTA)
+
+    def computed(*_: object, **__: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("dp_accounting.pld.PLDAccountant", computed)
+    assert pld_epsilon([SMALL, SMALL], DELTA) == first
+    with pytest.raises(AssertionError, match="computed again"):
+        pld_epsilon([SMALL, SMALL], DELTA / 2)
+
+
 def test_noise_that_differs_by_5_percent_is_noticed(usual: EpsilonCheck) -> None:
     less_noise = SubsampledGaussian(USUAL.sampling_rate, USUAL.noise_multiplier / 1.05, USUAL.steps)
     wrong = replace(usual, independent=composed_epsilon([less_noise], DELTA))
