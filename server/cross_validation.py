@@ -21,7 +21,7 @@ from server.report.build_masks import pooled_masks
 from server.report.schema import ErrorCount, Figure, PooledHead, PooledMasks, Report
 from server.run_folder import RunFolder
 from shared.errors import InputError, RunFolderError
-from shared.results import MASK_METRICS, METRICS, Evaluated, MaskMetric
+from shared.results import MASK_METRICS, METRICS, NOISED_MASK_METRICS, Evaluated, MaskMetric
 from shared.schema import Strict
 from shared.study import Study
 from shared.study_data import Folds
@@ -108,7 +108,7 @@ def tables(found: CrossValidation) -> list[Table]:
         figures.add_column(heading, justify="left" if heading in ("head", "figure") else "right")
     drawn = [figures]
     if found.masks is not None:
-        drawn.append(_mask_tables(found.masks, figures))
+        drawn += _mask_tables(found.masks, figures)
     for key, head in found.heads.items():
         for name, over in head.figures.items():
             digits = 0 if name in ("errors", "rare_errors") else 3
@@ -130,21 +130,24 @@ def _masks(tested: Mapping[str, Evaluated], study: Study, reports: Mapping[int, 
     there = [one for one in pooled if one is not None]
     if together is None or len(there) < len(pooled):
         return None
-    figures = {name: _over([getattr(one, name).value for one in there]) for name in MASK_METRICS}
+    names = MASK_METRICS if together.counts is None else NOISED_MASK_METRICS
+    figures = {name: _over([getattr(one, name).value for one in there]) for name in names}
     return MasksOverFolds(figures=figures, together=together)
 
 
-def _mask_tables(masks: MasksOverFolds, figures: Table) -> Table:
-    """Fill in the table of figures; the table of classes."""
+def _mask_tables(masks: MasksOverFolds, figures: Table) -> list[Table]:
+    """Fill in the table of figures; the table of classes, none where no figure of a class has left."""
     for name, over in masks.figures.items():
         cells = [_number(value, 3) for value in (*over.by_fold, over.mean, over.standard_deviation)]
         figures.add_row("network", _title(name), *cells, _figure(getattr(masks.together, name)))
+    if not masks.together.classes:
+        return []
     classes = Table(title="Masks of each class's images, all folds together", title_justify="left")
     for heading in ("class", "images", "IoU", "Dice"):
         classes.add_column(heading, justify="left" if heading == "class" else "right")
     for row in masks.together.classes:
         classes.add_row(row.name, str(row.images), _figure(row.iou), _figure(row.dice))
-    return classes
+    return [classes]
 
 
 def _title(name: str) -> str:
