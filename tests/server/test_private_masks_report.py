@@ -94,6 +94,7 @@ def test_the_page_speaks_of_noise_and_of_nothing_that_did_not_leave(run: RunFold
         page, "privacy"
     )
     assert "test patients by IoU (network)" in section(page, "privacy")
+    assert "“Shown” means" not in text, "nothing is shown of a run without a comparison"
     assert "within its bin of 0.05" in section(page, "glossary") and "Epsilon, delta" in section(page, "glossary")
     assert set(re.findall(r'href="#([a-z]+)"', page)) <= set(re.findall(r'id="([a-z]+)"', page))
 
