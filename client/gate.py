@@ -352,7 +352,7 @@ def _check_cells(evaluated: Evaluated, task: Task) -> None:
     """Of the kind that the study is of, descriptors the study's by name; histograms, descriptors and classes of masks by the larger minimum
     of the study's and the site's.
     """
-    if (evaluated.masks is not None) != (task.study.task.kind == "segmentation"):
+    if evaluated.of_masks != (task.study.task.kind == "segmentation"):
         raise EgressError(f"the figures are not of what the study is of, {task.study.task.kind}")
     smallest = smallest_cell(task.study, task.profile.policy)
     if evaluated.masks is not None and evaluated.masks.minimum_cell < smallest:

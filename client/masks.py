@@ -46,10 +46,12 @@ def found_masks(
     losses: ImageLosses,
     device: torch.device,
     precision: Precision = "fp32",
+    finite: bool = True,
 ) -> PartMasks:
     """The network's masks against those of `batches`, images (B, C, H, W) and masks (B, 1, H, W), in eval mode; its mode is put back.
 
-    A pixel is found where the chance of a lesion is at least one half. Raises NonFiniteUpdateError where a logit is NaN or infinite.
+    A pixel is found where the chance of a lesion is at least one half. Raises NonFiniteUpdateError where a logit is NaN or infinite,
+    unless not `finite`: then no pixel is found where it is NaN.
     """
     pixels, lost = [np.empty((0, 4), np.int64)], [np.empty(0, np.float64)]
     mode = network.training
@@ -59,7 +61,7 @@ def found_masks(
             for images, masks in batches:
                 logits = _logits(network, images.to(device, non_blocking=True), precision)
                 masks = masks.to(device)
-                if not bool(torch.isfinite(logits).all()):
+                if finite and not bool(torch.isfinite(logits).all()):
                     raise NonFiniteUpdateError("the global model gives logits that are not finite")
                 lost.append(losses(logits, masks).double().cpu().numpy())
                 pixels.append(counted((masks > 0.5).cpu().numpy(), (logits >= 0).cpu().numpy()))

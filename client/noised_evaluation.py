@@ -1,4 +1,5 @@
-"""What leaves of an evaluation where the study asks for noise: each head's confusion counts, once, and figures computed from these.
+"""What leaves of an evaluation where the study asks for noise: each head's confusion counts, or of masks the patients by IoU, once, and
+figures computed from these.
 
 Only heads leave that may: in a private study the network's own (it was trained by DP-SGD) and a linear SVM that is fitted by DP-SGD; the
 exact RBF SVM stays, because it knows its training patients. In a plain study the noise protects the test patients alone, and the exact
@@ -18,12 +19,14 @@ from numpy.typing import NDArray
 from client.data.records import Part
 from client.evaluation import network_predictions
 from client.features import PartFeatures
+from client.masks import PartMasks
 from client.private import linear_svm
-from client.private.counts import noised_confusion
+from client.private.counts import noised_confusion, noised_votes
 from shared.exact import as_float
 from shared.metrics.classification import Integers, Predictions
 from shared.metrics.noised import figures_from_noised
-from shared.results import Evaluated, HeadResult
+from shared.metrics.noised_masks import figures_from_noised_masks, iou_bins
+from shared.results import IOU_BINS, Evaluated, HeadResult, NoisedMasks
 from shared.seeds import derived_seed
 from shared.study import Study
 
@@ -62,6 +65,18 @@ def noised_evaluation(
         network=results["network"], svm=results.get("svm"), seconds={},
     )  # fmt: skip
     return NoisedEvaluation(evaluated, fitted)
+
+
+def noised_mask_evaluation(test: PartMasks, study: Study) -> Evaluated:
+    """What may leave of the masks of the `test` part: fresh noise at each call, the release's whole epsilon on one table."""
+    release = study.evaluation.release
+    if release is None:
+        raise ValueError("the study asks for no noise")
+    epsilon = Fraction(release.epsilon)
+    counts = noised_votes(iou_bins(test.counts), test.counts.patients, test.keys, size=IOU_BINS, epsilon=epsilon)
+    figures = figures_from_noised_masks(counts, epsilon=float(epsilon), confidence=study.evaluation.confidence)
+    masks = NoisedMasks.model_validate({**figures, "counts": counts, "noise": str(epsilon)})
+    return Evaluated(patients=None, images=None, train_patients=None, train_images=None, noised_masks=masks, seconds={})
 
 
 def _head(test: PartFeatures, predicted: Integers, study: Study, epsilon: Fraction) -> HeadResult:

@@ -8,7 +8,10 @@ from client.page_template import HEAD
 PAGE = (
     HEAD
     + """<body><main>
-<p class="banner stay"><strong>This page stays in {{ site_title }}.</strong> It shows single images and patients' ids. The coordinator gets counts and metrics only, never this page.</p>
+<p class="banner stay"><strong>This page stays in {{ site_title }}.</strong> It shows single images and patients' ids. The coordinator gets {% if study.evaluation.release %}counts of test patients by IoU with noise{% else %}counts and
+metrics{% endif %} only, never this page.</p>
+{% if study.evaluation.release %}<p class="banner stay"><strong>The figures on this page are exact, without noise.</strong> They differ from those of the common report, and no epsilon covers them:
+whoever shows the page, or a figure of it, to somebody else releases something that no budget counts.</p>{% endif %}
 {% if synthetic %}<p class="banner synthetic"><strong>Synthetic data.</strong> The images are phantoms made by a program. No figure on this page says anything about patients.</p>{% endif %}
 <p class="soft">{{ site_title }} ({{ site }}), run {{ run }}</p>
 <h1>{{ study.title }}</h1>
@@ -34,7 +37,7 @@ one and of the other. Thresholded IoU: an image below 0.65 counts 0. A dash: not
 <div class="scroll"><table><thead><tr><th>Class</th><th class="number">Images</th><th>IoU</th><th>Dice</th></tr></thead><tbody>
 {% for row in class_rows %}<tr><th>{{ row.name }}{% if row.stays %} *{% endif %}</th><td class="number">{{ row.images }}</td>{% for cell in row.cells %}<td>{{ cell.value }} <small>{{ cell.interval }}</small></td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
-{% if class_rows|selectattr("stays")|list %}<p class="soft">* These figures stand on this page only, without an interval: they did not leave, because too few images are of the class, or
+{% if class_rows|selectattr("stays")|list %}<p class="soft">* {% if study.evaluation.release %}These figures have no interval, because{% else %}These figures stand on this page only, without an interval: they did not leave, because{% endif %} too few images are of the class, or
 the figures of another such class would follow from them.</p>{% endif %}</section>
 
 <section><h2>How even it is</h2>

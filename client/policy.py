@@ -34,6 +34,8 @@ def clamped(evaluated: Evaluated, policy: Policy) -> Evaluated:
     allowed: set[Output] = set(policy.allowed_outputs)
     if "network" not in allowed:
         raise PolicyError("policy.allowed_outputs of the profile lets no evaluation leave: it does not name 'network'")
+    if evaluated.noised_masks is not None:
+        return evaluated
     if evaluated.masks is not None:
         return evaluated.model_copy(update={"masks": _masks(evaluated.masks, allowed)})
     changes: dict[str, object] = {}

@@ -393,7 +393,8 @@ def _our_limits(study: Study, profile: Profile) -> Section:
         ("Histogram cells", "no histogram leaves" if study.evaluation.release is not None else
                             f"at least {smallest_cell(study, policy)} images, or merged (study {study.evaluation.minimum_cell}, "
                             f"we {policy.minimum_cell})"),
-        *([("Masks by class", f"figures of at least {smallest_cell(study, policy)} images")] if study.task.kind == "segmentation" else []),
+        *([("Masks by class", "no figure by class leaves" if study.evaluation.release is not None else
+            f"figures of at least {smallest_cell(study, policy)} images")] if study.task.kind == "segmentation" else []),
         ("A round", f"ended after {policy.maximum_round_s:g} s of training"),
         ("Device memory", "no limit" if memory is None else f"{memory:g} GB of a GPU's; without effect on a CPU"),
         ("Figures kept here", ", ".join(kept) + " (taken out of every answer)" if kept else "none: all figures above may leave"),

@@ -21,6 +21,7 @@ from shared.profile import Policy, Profile
 from shared.study import Study
 from shared.study_cost import evaluation_mechanism, events_of, round_mechanism, study_events, svm_mechanism
 from shared.study_privacy import Privacy
+from shared.study_segmentation import released_counts
 
 Rows = list[tuple[str, str]]
 #: Tags of patients, each with the keyed digests of the images' pixels, as far as they are known.
@@ -82,7 +83,7 @@ def rounds_in_words(study: Study) -> str:
 def evaluations_in_words(study: Study) -> str:
     """Which models are evaluated, and how the figures leave."""
     said = "after the last round" + (", and of the starting model" if study.evaluation.baseline else "")
-    return said if study.evaluation.release is None else f"{said}; only confusion counts with noise leave, once"
+    return said if study.evaluation.release is None else f"{said}; only {released_counts(study)} with noise leave, once"
 
 
 def _budgeted(profile: Profile, folder: SiteFolder, patients: Patients | None) -> _Budgeted:
@@ -200,7 +201,7 @@ def _releases(study: Study, privacy: Privacy) -> Rows:
     rows.append(
         (
             "Release: test counts",
-            f"{heads} confusion counts, once, one vote a patient, {_mechanism(counts)}; {_alone(counts, 1, delta)}",
+            f"{heads} {released_counts(study)}, once, one vote a patient, {_mechanism(counts)}; {_alone(counts, 1, delta)}",
         )
     )
     return rows

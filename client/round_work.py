@@ -89,7 +89,7 @@ def train_privately(bench: Bench, over: Callable[[], bool]) -> Result:
         normaliser=as_float(privacy.normaliser),
     )
     # Seeds that nobody knows: which draw of the augmentation or of dropout falls to whom depends on who else was drawn.
-    batches = bench.batches("train", shuffled_by=secrets.randbits(63))
+    batches = bench.targets("train", shuffled_by=secrets.randbits(63))
     try:
         trained = train_private_round(
             bench.network,

@@ -21,7 +21,7 @@ from server.report.descriptors import descriptor_reports
 from server.report.schema import ErrorCount, Figure, PooledDescriptor, PooledHead, PooledMasks, Report
 from server.run_folder import RunFolder
 from shared.errors import InputError, RunFolderError
-from shared.results import DESCRIPTOR_METRICS, MASK_METRICS, METRICS, Evaluated, MaskMetric
+from shared.results import DESCRIPTOR_METRICS, MASK_METRICS, METRICS, NOISED_MASK_METRICS, Evaluated, MaskMetric
 from shared.schema import Strict
 from shared.study import Study
 from shared.study_data import Folds
@@ -112,7 +112,8 @@ def _masks(tested: Mapping[str, Evaluated], study: Study, reports: Mapping[int, 
     there = [one for one in pooled if one is not None]
     if together is None or len(there) < len(pooled):
         return None
-    figures = {name: _over([getattr(one, name).value for one in there]) for name in MASK_METRICS}
+    names = MASK_METRICS if together.counts is None else NOISED_MASK_METRICS
+    figures = {name: _over([getattr(one, name).value for one in there]) for name in names}
     return MasksOverFolds(figures=figures, together=together)
 
 

@@ -22,7 +22,7 @@ def tables(found: CrossValidation) -> list[Table]:
     figures = _over_folds(found, f"Cross-validation, {len(found.runs)} of {found.of} folds", "head")
     drawn = [figures]
     if found.masks is not None:
-        drawn.append(_mask_tables(found.masks, figures))
+        drawn += _mask_tables(found.masks, figures)
     for key, head in found.heads.items():
         for name, over in head.figures.items():
             digits = 0 if name in ("errors", "rare_errors") else 3
@@ -54,17 +54,19 @@ def _over_folds(found: CrossValidation, title: str, of: str) -> Table:
     return table
 
 
-def _mask_tables(masks: MasksOverFolds, figures: Table) -> Table:
-    """Fill in the table of figures; the table of classes."""
+def _mask_tables(masks: MasksOverFolds, figures: Table) -> list[Table]:
+    """Fill in the table of figures; the table of classes, none where no figure of a class has left."""
     for name, over in masks.figures.items():
         cells = [_number(value, 3) for value in (*over.by_fold, over.mean, over.standard_deviation)]
         figures.add_row("network", _title(name), *cells, _figure(getattr(masks.together, name)))
+    if not masks.together.classes:
+        return []
     classes = Table(title="Masks of each class's images, all folds together", title_justify="left")
     for heading in ("class", "images", "IoU", "Dice"):
         classes.add_column(heading, justify="left" if heading == "class" else "right")
     for row in masks.together.classes:
         classes.add_row(row.name, str(row.images), _figure(row.iou), _figure(row.dice))
-    return classes
+    return [classes]
 
 
 def _title(name: str) -> str:

@@ -7,7 +7,8 @@ Of a segmentation study there is no chance to be above: there the masks must be 
 the gain in IoU, at every hospital and over all.
 
 Where only noised counts have left there is no AUC, and no figure of round 0: then balanced accuracy must be above chance over all
-hospitals, its interval the noise included. A single hospital's counts may be too few under their noise, so it is not asked.
+hospitals, its interval the noise included. A single hospital's counts may be too few under their noise, so it is not asked. Of noised
+figures of masks nothing is known that they would have to be better than, so the question is answered with no.
 """
 
 from __future__ import annotations
@@ -84,6 +85,9 @@ def _of_masks(study: Study, sites: Mapping[str, Evaluated], trained: Mapping[str
     ]
     pooled = pool_masks([trained[site] for site in sorted(trained)], confidence=study.evaluation.confidence)
     text = "all hospitals: the final model's masks are better than the round-0 model's"
+    if pooled is not None and pooled.counts is not None:
+        iou = pooled.figures["iou"]
+        return [Question(text, f"not known; {_interval('mean IoU', iou.value, iou.low, iou.high)}", False)]
     return [*asked, _of_gain(text, pooled.gain if pooled is not None else None)]
 
 
@@ -97,6 +101,11 @@ def without_baseline(study: Study) -> str | None:
     """Why nothing can be compared with round 0, in a sentence; None where it can."""
     if study.evaluation.release is None:
         return None
+    if study.task.kind == "segmentation":
+        return (
+            "Counts of test patients by IoU left once, with noise, of the final model: there is no round 0 to compare with, and masks have "
+            "no chance level"
+        )
     return (
         "Counts left once, with noise, of the final model: there is no round 0 to compare with, and no AUC. Chance is what always giving "
         "one answer reaches"

@@ -26,6 +26,7 @@ from shared.canonical import file_digest
 from shared.errors import NonFiniteUpdateError, QuorumError, ReleaseError, StorageError, WireError
 from shared.logs import log_context
 from shared.messages import Instruction, Kind, Receipt
+from shared.noised_answers import exact_in_evaluation
 from shared.release import Release, Versions
 from shared.results import Evaluated, Prepared, SiteHello, Trained
 from shared.run_records import Event, FinalRecord, Miss, RoundRecord, RoundTiming, SiteTiming
@@ -241,10 +242,13 @@ class Coordinator:
             raise QuorumError("no site evaluated the final model; the model itself is kept in the last round's folder")
 
     def _figures(self, arrival: Arrival) -> Evaluated | None:
-        """What the site evaluated, where it is of the kind that the study asks for."""
+        """What the site evaluated, where it is of the kind that the study asks for: with noise and nothing else where it asks for noise."""
         found = arrival.answer.evaluated if arrival.answer is not None else None
-        wanted = self.study.task.kind == "segmentation"
-        return found if found is not None and (found.masks is not None) == wanted else None
+        if found is None or found.of_masks != (self.study.task.kind == "segmentation"):
+            return None
+        if self.study.evaluation.release is None:
+            return found if found.noised_masks is None else None
+        return None if exact_in_evaluation(found, self.study) else found
 
     def _arrivals(
         self,

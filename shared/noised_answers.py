@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from shared.results import Evaluated, HeadResult, Prepared, Trained
+from fractions import Fraction
+
+from shared.errors import MechanismError
+from shared.metrics.noised_masks import figures_from_noised_masks
+from shared.results import NOISED_MASK_METRICS, Evaluated, HeadResult, NoisedMasks, Prepared, Trained
 from shared.study import Study
 
 
@@ -41,6 +45,8 @@ def exact_in_evaluation(evaluated: Evaluated, study: Study) -> list[str]:
     exact += ["descriptors"] if evaluated.descriptors is not None else []
     exact += ["masks"] if evaluated.masks is not None else []
     exact += ["svm_paper"] if evaluated.svm_paper is not None else []
+    if evaluated.noised_masks is not None and differing_masks(evaluated.noised_masks, study) is not None:
+        exact.append("noised_masks")
     if study.privacy is not None and study.privacy.svm is None and evaluated.svm is not None:
         exact.append("svm")
     for name in ("network", "svm"):
@@ -48,3 +54,21 @@ def exact_in_evaluation(evaluated: Evaluated, study: Study) -> list[str]:
         if head is not None and (head.noise is None or head.histogram is not None or head.auc.value is not None):
             exact.append(name)
     return exact
+
+
+def differing_masks(masks: NoisedMasks, study: Study) -> str | None:
+    """What of `masks` does not follow from their noised counts, or goes beyond the study's epsilon, in words; None where nothing does."""
+    release = study.evaluation.release
+    if release is None or Fraction(masks.noise) > Fraction(release.epsilon):
+        allowed = "allows none" if release is None else f"allows {release.epsilon}"
+        return f"noise of epsilon {masks.noise}, the study {allowed}"
+    try:
+        figures = figures_from_noised_masks(
+            masks.counts, epsilon=float(Fraction(masks.noise)), confidence=study.evaluation.confidence
+        )
+    except (ValueError, MechanismError) as problem:
+        return f"its counts give no figures: {problem}"
+    for name in NOISED_MASK_METRICS:
+        if getattr(masks, name) != figures[name]:
+            return f"{name} is {getattr(masks, name).value}, its counts give {figures[name].value}"
+    return None

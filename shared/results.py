@@ -145,6 +145,11 @@ MaskGain = Literal["iou", "dice"]
 MASK_METRICS: tuple[MaskMetric, ...] = get_args(MaskMetric)
 #: Those that are divided by class, and that a paired difference is given of.
 MASK_GAINS: tuple[MaskGain, ...] = get_args(MaskGain)
+NoisedMaskMetric = Literal["iou", "dice", "thresholded_iou"]
+#: Those that follow from noised counts of patients by IoU (`shared.metrics.noised_masks`).
+NOISED_MASK_METRICS: tuple[NoisedMaskMetric, ...] = get_args(NoisedMaskMetric)
+#: Equal bins of IoU in which these are counted: public, and the threshold 0.65 is an edge.
+IOU_BINS = 20
 
 
 class MaskClassRow(Strict):
@@ -214,6 +219,20 @@ class MaskResult(Strict):
         return self
 
 
+class NoisedMasks(Strict):
+    """Test patients by the IoU of one image each, counted with noise, and the means over the patients that follow from these counts."""
+
+    counts: Annotated[list[int], Field(min_length=IOU_BINS, max_length=IOU_BINS)] = Field(
+        description="patients by bin of IoU, [0, 0.05) first, [0.95, 1] last; with noise a count can be below 0"
+    )
+    noise: Exact = Field(
+        description="epsilon of the geometric noise on `counts`, from which all other figures are computed"
+    )
+    iou: Estimate
+    dice: Estimate
+    thresholded_iou: Estimate = Field(description="IoU, or 0 where it is below 0.65")
+
+
 class SvmChoice(Strict):
     """What the grid search chose."""
 
@@ -224,7 +243,8 @@ class SvmChoice(Strict):
 
 
 class Evaluated(Strict):
-    """One hospital's evaluation of one global model: of a segmentation study `masks`, of any other `network` and what may go with it.
+    """One hospital's evaluation of one global model: of a segmentation study `masks`, or `noised_masks` where it asks for noise; of any
+    other `network` and what may go with it.
 
     Counts are None where only noised ones leave.
     """
@@ -235,6 +255,9 @@ class Evaluated(Strict):
     train_images: Count | None
     network: HeadResult | None = None
     masks: MaskResult | None = None
+    noised_masks: NoisedMasks | None = Field(
+        default=None, description="in place of masks, where only noised counts leave"
+    )
     svm: HeadResult | None = None
     svm_paper: HeadResult | None = Field(
         default=None, description="the SVM with the study's C and gamma as given, where a grid was searched"
@@ -247,11 +270,19 @@ class Evaluated(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Evaluated:
-        if (self.network is None) == (self.masks is None):
-            raise ValueError("an evaluation is of classes, network, or of masks: one of the two must be given")
-        if self.masks is not None and (self.svm, self.svm_paper, self.svm_choice) != (None, None, None):
+        given = [one for one in (self.network, self.masks, self.noised_masks) if one is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "an evaluation is of classes, network, or of masks, masks or noised_masks: one of the three must be given"
+            )
+        if self.of_masks and (self.svm, self.svm_paper, self.svm_choice) != (None, None, None):
             raise ValueError("an evaluation of masks has no SVM")
         return self
+
+    @property
+    def of_masks(self) -> bool:
+        """Whether it is of what a network for masks finds, with noise or without."""
+        return self.network is None
 
 
 class PartCounts(Strict):

@@ -9,9 +9,11 @@ from shared.schema import Strict
 
 
 class NoisedCounts(Strict):
-    """Of the evaluation only confusion counts leave, once, with two-sided geometric noise; one test image of each patient counts."""
+    """Of the evaluation only counts leave, once, with two-sided geometric noise: confusion counts, or test patients by IoU where the study
+    is of masks. One test image of each patient counts.
+    """
 
-    epsilon: WrittenExact = Field(description="of each hospital's counts of all heads together, for one test patient")
+    epsilon: WrittenExact = Field(description="of each hospital's counts, of all heads together, for one test patient")
 
 
 class Evaluation(Strict):

@@ -209,9 +209,14 @@ With `task.kind: segmentation` the network answers with a mask of the lesion in 
 `{from: annotated}`, `training.loss` is `cross_entropy_dice`, and `model.name` is `split_attention_unet`. The classes only select the
 records, keep the split even and divide the figures. Every hospital reports means over its test images (IoU, Dice, IoU with images below
 0.65 counted as 0, pixel accuracy, sensitivity and specificity), each with its interval, and a histogram of Dice. `head`,
-`training.class_weights`, `evaluation.release` and `privacy` are refused: there is no noised release of the figures of masks.
-`configs/skinnet_segmentation_small.yaml` is an example; `consilium-server export` writes the network into a file that other studies can
-name in `preprocessing.mask`.
+`training.class_weights` and `privacy.svm` are refused. `configs/skinnet_segmentation_small.yaml` is an example; `consilium-server export`
+writes the network into a file that other studies can name in `preprocessing.mask`.
+
+With `privacy` (`configs/skinnet_segmentation_private_small.yaml`), or `evaluation.release` alone, the figures leave with noise. Each test
+patient then has one vote, the IoU of one image, in one of 20 equal bins of [0, 1]; the 20 counts get noise of the release's whole epsilon.
+From these counts everybody computes mean IoU, mean Dice and the IoU with images below 0.65 counted as 0 (0.65 is an edge of the bins).
+Their intervals know of the noise, of which patients came, and of the width of the bins. Nothing else leaves: no figure by class, none of
+pixels, no gain.
 """
 
 

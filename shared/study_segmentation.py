@@ -29,10 +29,10 @@ def contradictions(study: Study) -> Iterator[str]:
             yield f"task.{key}: the network says no class and describes nothing but the mask; take it out"
     if study.head is not None:
         yield "head: an SVM needs one vector of features an image, which a network for masks has not; take it out"
-    if study.evaluation.release is not None:
-        yield "evaluation.release: noised counts are of classes, and there is no noised release of the figures of masks; take it out"
-    if study.privacy is not None:
-        yield (
-            "privacy: a private study may release its figures with noise only, and there is no noised release of the figures of "
-            "masks; take it out"
-        )
+    if study.privacy is not None and study.privacy.svm is not None:
+        yield "privacy.svm: an SVM needs one vector of features an image, which a network for masks has not; take it out"
+
+
+def released_counts(study: Study) -> str:
+    """What `evaluation.release` lets leave, in words."""
+    return "counts of test patients by IoU" if study.task.kind == "segmentation" else "confusion counts"

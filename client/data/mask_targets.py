@@ -25,9 +25,9 @@ class MaskTargets:
         for images, _ in self._batches:
             yield _image_and_mask(images)
 
-    def of_rows(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """These rows of the store."""
-        return _image_and_mask(self._batches.of_rows(rows)[0])
+    def of_rows(self, rows: NDArray[np.int64], copies: int = 1) -> tuple[Tensor, Tensor]:
+        """These rows of the store, each `copies` times in a row, each copy augmented by itself together with its mask."""
+        return _image_and_mask(self._batches.of_rows(rows, copies)[0])
 
 
 def _image_and_mask(planes: Tensor) -> tuple[Tensor, Tensor]:

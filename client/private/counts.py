@@ -52,6 +52,37 @@ def one_vote(patients: NDArray[Any], keys: Sequence[str]) -> NDArray[np.int64]:
     return np.array(sorted(row for _, row in first.values()), dtype=np.int64)
 
 
+def noised_votes(
+    cells: NDArray[np.integer], patients: NDArray[Any], keys: Sequence[str], *, size: int, epsilon: Fraction
+) -> list[int]:
+    """Counts `(size,)` of one vote a patient by cell, each with noise of its own: an epsilon-DP release, may be below 0.
+
+    `cells` and `patients` are `(N,)`, the former indices below `size`, public in number and meaning. No test image at all gives noise
+    alone.
+
+    Sensitivity. Each patient votes with exactly one image, chosen by `one_vote`. So adding or removing one patient, with all their
+    images, changes one cell by 1 and no other. The noise of that cell changes the probability of any outcome by a factor of at most
+    exp(epsilon), the noise of all other cells is the same: the table as a whole is epsilon-DP under the relation of
+    `shared.privacy.mechanisms`, to be charged as `Geometric(epsilon)`. (Giving one patient's image another cell moves a vote from one
+    cell to another: 2 * epsilon.)
+
+    What would invalidate this:
+
+    - a cell of one patient that depends on the other test patients: batch statistics, a threshold, calibration or bins from the test
+      part, a model that was trained or selected on it. The release protects test patients only; that the model may be shown at all is a
+      matter of how it was trained.
+    - a split, a deduplication or a choice of classes in which one patient decides about another; one person under two patient ids.
+    - leaving out, rounding up or merging cells by looking at the counts before the noise, or telling N or the number of patients.
+    - a second table of the same patients (another head, another round, a redone answer) that is not charged for itself.
+
+    Raises ValueError where the arguments don't fit together, MechanismError as `two_sided_geometric` does.
+    """
+    rows = one_vote(patients, keys)
+    _require_indices("cells", cells, patients, size)
+    counts = np.bincount(cells[rows], minlength=size)
+    return [int(count) + two_sided_geometric(epsilon) for count in counts]
+
+
 def noised_confusion(
     truth: NDArray[np.integer],
     predicted: NDArray[np.integer],
@@ -61,36 +92,22 @@ def noised_confusion(
     classes: int,
     epsilon: Fraction,
 ) -> list[list[int]]:
-    """Counts [true class][predicted class] of one vote a patient, each with noise of its own: an epsilon-DP release, may be below 0.
+    """Counts [true class][predicted class] of one vote a patient: `noised_votes`, with what is said there of sensitivity and limits.
 
-    `truth`, `predicted` and `patients` are `(N,)`, the first two class indices below `classes`. No test image at all gives noise alone.
-
-    Sensitivity. Each patient votes with exactly one image, chosen by `one_vote`. So adding or removing one patient, with all their
-    images, changes one cell by 1 and no other. The noise of that cell changes the probability of any outcome by a factor of at most
-    exp(epsilon), the noise of all other cells is the same: the table as a whole is epsilon-DP under the relation of
-    `shared.privacy.mechanisms`, to be charged as `Geometric(epsilon)`. (Giving one patient another label moves a vote from one cell to
-    another: 2 * epsilon.)
-
-    What would invalidate this:
-
-    - predictions of one patient that depend on the other test patients: batch statistics, a threshold or calibration from the test part,
-      a model that was trained or selected on it. The release protects test patients only; that the model may be shown at all is a matter
-      of how it was trained.
-    - a split, a deduplication or a choice of classes in which one patient decides about another; one person under two patient ids.
-    - leaving out, rounding up or merging cells by looking at the counts before the noise, or telling N or the number of patients.
-    - a second table of the same patients (another head, another round, a redone answer) that is not charged for itself.
-
-    Raises ValueError where the arguments don't fit together, MechanismError as `two_sided_geometric` does.
+    `truth`, `predicted` and `patients` are `(N,)`, the first two class indices below `classes`. Raises as `noised_votes`.
     """
-    rows = one_vote(patients, keys)
     for name, values in (("truth", truth), ("predicted", predicted)):
-        if values.shape != patients.shape:
-            raise ValueError(f"expected `{name}` to have shape {patients.shape}, but got {values.shape}")
-        if values.size and not (values.min() >= 0 and values.max() < classes):
-            raise ValueError(f"expected `{name}` to hold class indices from 0 to {classes - 1}, but got others")
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(counts, (truth[rows], predicted[rows]), 1)
-    return [[int(count) + two_sided_geometric(epsilon) for count in row] for row in counts]
+        _require_indices(name, values, patients, classes)
+    cells = truth.astype(np.int64) * classes + predicted
+    flat = noised_votes(cells, patients, keys, size=classes**2, epsilon=epsilon)
+    return [flat[start : start + classes] for start in range(0, len(flat), classes)]
+
+
+def _require_indices(name: str, values: NDArray[np.integer], patients: NDArray[Any], size: int) -> None:
+    if values.shape != patients.shape:
+        raise ValueError(f"expected `{name}` to have shape {patients.shape}, but got {values.shape}")
+    if values.size and not (values.min() >= 0 and values.max() < size):
+        raise ValueError(f"expected `{name}` to hold indices from 0 to {size - 1}, but got others")
 
 
 def _geometric(epsilon: Fraction) -> int:

@@ -42,8 +42,8 @@ from shared.study_training import Training
 
 log = logging.getLogger("consilium.site")
 
-#: Rows (B,) to images (B * K, C, H, W) on the device, K augmentations of each consecutive, and their class indices (B * K,)
-#: or, with descriptors, (B * K, 1 + descriptors).
+#: Rows (B,) to images (B * K, C, H, W) on the device, K augmentations of each consecutive, and what each is: class indices (B * K,), with
+#: descriptors (B * K, 1 + descriptors), or masks (B * K, 1, H, W).
 Load = Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]]
 
 
@@ -82,7 +82,8 @@ class DpSgd:
     """The mechanism on one network and one hospital's patients. Opacus' hooks are on the network until `close`.
 
     At most `physical_batch` patients are in memory at a time; after an out-of-memory the number is halved for good, and only the part of
-    the step that was not finished is computed again: patients and noise of a step are drawn once. `image_shape` is (C, H, W).
+    the step that was not finished is computed again: patients and noise of a step are drawn once. `image_shape` is (C, H, W),
+    `target_shape` that of what `load` says of one image: () for a class index.
 
     Raises PrivacyError (see `client.private.requirements`) before any image is loaded.
     """
@@ -99,13 +100,13 @@ class DpSgd:
         mode: Mode = "hooks",
         physical_batch: int = 16,
         augmentations: int = 1,
-        descriptors: int = 0,
+        target_shape: tuple[int, ...] = (),
     ) -> None:
         if physical_batch < 1:
             raise ValueError(f"expected a physical batch of at least 1, but got {physical_batch}")
         if sampler.rate != constants.sampling_rate:
             raise PrivacyError(f"patients are sampled at {sampler.rate}, not at the study's {constants.sampling_rate}")
-        require_private_network(network, losses=losses, image_shape=image_shape, mode=mode, descriptors=descriptors)
+        require_private_network(network, losses=losses, image_shape=image_shape, mode=mode, target_shape=target_shape)
         self.network, self.constants, self.physical_batch = network, constants, physical_batch
         self.parameters = trained_parameters(network)
         self._sampler, self._load = sampler, load
@@ -225,7 +226,8 @@ def train_private_round(
         losses=image_losses(
             training, positive_index=positive_index, class_counts=None, descriptor_sizes=descriptor_sizes
         ),
-        physical_batch=physical_batch, augmentations=augmentations, descriptors=len(descriptor_sizes),
+        physical_batch=physical_batch, augmentations=augmentations,
+        target_shape=_target_shape(training, image_shape, len(descriptor_sizes)),
     )  # fmt: skip
     try:
         optimiser = optimiser_of(network, training)
@@ -247,3 +249,10 @@ def train_private_round(
     if keep is not None:
         optimiser_file.save(optimiser, keep)
     return PrivateTrainingResult(steps, time.perf_counter() - begun, mechanism.physical_batch)
+
+
+def _target_shape(training: Training, image_shape: tuple[int, int, int], descriptors: int) -> tuple[int, ...]:
+    """Of what an image is trained to be: a mask, a class index, or one with the descriptors' behind it."""
+    if training.loss == "cross_entropy_dice":
+        return (1, *image_shape[1:])
+    return (1 + descriptors,) if descriptors else ()

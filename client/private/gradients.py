@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from shared.errors import PrivacyError
 
 Mode = Literal["hooks", "ghost"]
-#: Logits (B, K) and class indices (B,), or (B, 1 + descriptors), to the loss of each image (B,), each from its own row alone.
+#: Logits (B, K) and class indices (B,), or (B, 1 + descriptors), or logits of masks and masks, both (B, 1, H, W), to the loss of each
+#: image (B,), each from its own row alone.
 Losses = Callable[[Tensor, Tensor], Tensor]
 #: What Opacus leaves on parameters and on modules; an interrupted pass leaves it half done.
 _ON_PARAMETERS = ("_current_grad_sample", "_norm_sample")

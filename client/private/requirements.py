@@ -78,13 +78,13 @@ def require_private_network(
     losses: Losses,
     image_shape: tuple[int, int, int],
     mode: Mode = "hooks",
-    descriptors: int = 0,
+    target_shape: tuple[int, ...] = (),
 ) -> None:
     """Raises PrivacyError where DP-SGD by patient can't be done soundly with `network`, in the mode in which it stands.
 
-    Raises NonFiniteUpdateError where the network's output is not finite. `image_shape` is (C, H, W); labels have
-    `descriptors` further columns. The network is run a few times on
-    pairs of random images; it is the same afterwards.
+    Raises NonFiniteUpdateError where the network's output is not finite. `image_shape` is (C, H, W), `target_shape` that of what the
+    losses are told of one image: (), a class index, or (1, H, W), a mask. The network is run a few times on pairs of random images; it is
+    the same afterwards.
     """
     parameters = trained_parameters(network)
     if not parameters:
@@ -102,8 +102,7 @@ def require_private_network(
     other = images.clone()
     other[1] = 3.0 - 5.0 * other[1]
     _require_separate_images(network, images, other)
-    columns = (1 + descriptors,) if descriptors else ()
-    labels = torch.zeros((len(images), *columns), dtype=torch.int64, device=images.device)
+    labels = torch.zeros((len(images), *target_shape), dtype=torch.int64, device=images.device)
     _require_sound_gradients(network, losses, images, labels, mode)
 
 

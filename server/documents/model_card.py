@@ -167,7 +167,7 @@ def _factors(report: Report) -> list[Block]:
 def _metrics(report: Report) -> list[Block]:
     confidence = f"{100 * report.confidence:g} %"
     if report.kind == "segmentation":
-        return mask_metrics(confidence)
+        return mask_metrics(report)
     if noised(report):
         how = (
             "All figures are computed from confusion counts with two-sided geometric noise, one vote a test patient. The "

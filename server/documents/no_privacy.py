@@ -6,6 +6,7 @@ from server.documents.parts import Facts, Fill, Paragraph, Section, Table
 from server.documents.trust import checking, trust
 from server.report.schema import Report
 from shared.study import Study
+from shared.study_segmentation import released_counts
 
 
 def without_privacy(report: Report, study: Study) -> list[Section]:
@@ -13,7 +14,7 @@ def without_privacy(report: Report, study: Study) -> list[Section]:
     counts = "exact, and with them metrics, intervals and histograms of scores (small cells merged)"
     release = study.evaluation.release
     if release is not None:
-        counts = f"confusion counts with two-sided geometric noise of epsilon {release.epsilon}, for test patients only"
+        counts = f"{released_counts(study)} with two-sided geometric noise of epsilon {release.epsilon}, for test patients only"
     rows = [
         ["counts of the preparation", "1", "unbounded: no noise"],
         ["update of a round", str(study.federation.rounds), "unbounded: no noise, no clipping by patient"],

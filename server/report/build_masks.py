@@ -15,7 +15,7 @@ from server.report.schema import (
     ReachingPoint,
 )
 from shared.metrics.mask_pooling import pool_masks, quantiles, shares_reaching
-from shared.results import MASK_METRICS, Evaluated, MaskClassRow
+from shared.results import MASK_METRICS, Evaluated, MaskClassRow, NoisedMasks
 from shared.study import Study
 
 _QUARTERS = (0.25, 0.5, 0.75)
@@ -23,6 +23,8 @@ _QUARTERS = (0.25, 0.5, 0.75)
 
 def mask_report(evaluated: Evaluated, study: Study) -> MaskReport | None:
     """None where it is no evaluation of masks."""
+    if evaluated.noised_masks is not None:
+        return _noised(evaluated.noised_masks)
     masks, images = evaluated.masks, evaluated.images or 0
     if masks is None:
         return None
@@ -30,6 +32,8 @@ def mask_report(evaluated: Evaluated, study: Study) -> MaskReport | None:
     return MaskReport(
         patients=evaluated.patients or 0,
         images=images,
+        noise=None,
+        counts=None,
         **{name: Figure.of(getattr(masks, name), images) for name in MASK_METRICS},
         classes=_rows(masks.classes, study),
         reaching=None
@@ -43,18 +47,41 @@ def mask_report(evaluated: Evaluated, study: Study) -> MaskReport | None:
     )
 
 
+def _noised(masks: NoisedMasks) -> MaskReport:
+    votes, nothing = max(0, sum(masks.counts)), Figure(value=None, low=None, high=None, images=0)
+    return MaskReport(
+        patients=None,
+        images=None,
+        noise=masks.noise,
+        counts=masks.counts,
+        iou=Figure.of(masks.iou, votes),
+        dice=Figure.of(masks.dice, votes),
+        thresholded_iou=Figure.of(masks.thresholded_iou, votes),
+        pixel_accuracy=nothing,
+        sensitivity=nothing,
+        specificity=nothing,
+        classes=[],
+        reaching=None,
+        quartiles=None,
+        gain=None,
+    )
+
+
 def pooled_masks(sites: Mapping[str, Evaluated], study: Study) -> PooledMasks | None:
     """None where no hospital sent masks."""
-    present = {site: one for site, one in sorted(sites.items()) if one.masks is not None}
+    present = {site: one for site, one in sorted(sites.items()) if one.of_masks}
     pooled = pool_masks(list(present.values()), confidence=study.evaluation.confidence)
     if pooled is None:
         return None
+    votes = pooled.images if pooled.counts is None else max(0, sum(pooled.counts))
+    how = HOW["masks"] if pooled.counts is None else HOW["noised masks"]
     return PooledMasks(
         patients=pooled.patients,
         images=pooled.images,
+        counts=pooled.counts,
         sites=list(present),
-        **{name: PooledFigure.pooled(one, pooled.images, HOW["masks"]) for name, one in pooled.figures.items()},
-        classes=_rows(pooled.classes, study),
+        **{name: PooledFigure.pooled(one, votes or 0, how) for name, one in pooled.figures.items()},
+        classes=_rows(pooled.classes, study) if pooled.counts is None else [],
         gain=None
         if pooled.gain is None
         else {name: PooledDifference.of(one, HOW["gain"]) for name, one in pooled.gain.items()},

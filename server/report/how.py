@@ -16,6 +16,8 @@ HOW = {
     "masks": f"mean of the hospitals' own means over their images, weighted by test images; {_INTERVAL}",
     "noised": "from the hospitals' noised counts added up, one vote a patient; the interval covers both which patients came and what noise "
     "can have done to the counts",
+    "noised masks": "from the hospitals' noised counts of test patients by IoU added up, one vote a patient; the interval covers which "
+    "patients came, what noise can have done to the counts, and where within its bin each patient's IoU is",
     "noised auc": "not known: no score leaves a hospital where the counts carry noise",
     "gain": "mean of the hospitals' paired differences weighted by test images; normal interval from their bootstrap standard "
     "errors, combined as those of independent samples",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
@@ -11,8 +12,10 @@ from server.report.charts import Interval, Series
 from server.report.figure_chart import figure_chart, figure_row
 from server.report.gain_chart import Change, gain_chart
 from server.report.mask_words import withheld
+from server.report.noised_words import noised
 from server.report.schema import MaskReport, PooledDifference, PooledMasks, Report
-from shared.results import Difference
+from shared.metrics.noised_masks import IOU_EDGES
+from shared.results import NOISED_MASK_METRICS, Difference
 
 #: Columns of the tables of figures: field and title.
 COLUMNS = (
@@ -25,6 +28,11 @@ COLUMNS = (
 )
 
 
+def columns(report: Report) -> list[tuple[str, str]]:
+    """Without the figures of pixels where only noised counts have left."""
+    return [one for one in COLUMNS if one[0] in NOISED_MASK_METRICS or not noised(report)]
+
+
 def mask_values(report: Report) -> dict[str, Any]:
     """What the template's section on masks needs; no `mask_sites` where there are no figures of masks."""
     pooled = report.pooled.masks
@@ -34,12 +42,25 @@ def mask_values(report: Report) -> dict[str, Any]:
     return {
         "masks": pooled,
         "mask_sites": [site for site in report.sites if report.sites[site].masks is not None],
-        "mask_columns": COLUMNS,
+        "mask_columns": columns(report),
+        "mask_bins": _bins(report),
         "masks_withheld": withheld(report),
         "mask_chart": _figures_chart(report),
         "mask_gain_chart": _gain_chart(report),
         "dice_chart": _dice_chart(report),
     }
+
+
+def _bins(report: Report) -> list[tuple[str, list[int]]]:
+    """Each bin of IoU with the noised counts of the hospitals that have any, then of all; none of exact figures."""
+    counts = [site.masks.counts for site in report.sites.values() if site.masks is not None and site.masks.counts]
+    if report.pooled.masks is not None and report.pooled.masks.counts:
+        counts.append(report.pooled.masks.counts)
+    return [
+        (f"{low:.2f} to {high:.2f}", [one[place] for one in counts])
+        for place, (low, high) in enumerate(pairwise(IOU_EDGES))
+        if counts
+    ]
 
 
 def _figures_chart(report: Report) -> Markup | None:

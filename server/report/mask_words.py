@@ -38,12 +38,12 @@ def summary(report: Report) -> list[Statement]:
     """The report in a few sentences."""
     pooled = report.pooled.masks
     if pooled is None:
-        return [course(report), no_evaluation(report), *_external(report)]
+        return [course(report), no_evaluation(report), *external(report)]
     return [
         course(report),
         _found(report, pooled),
         _learned(report, pooled),
-        *_external(report),
+        *external(report),
         Statement(
             "Whether a hospital would have done as well with its own images alone was not measured in this run: the gain above is of "
             "training, not of sharing. Nor was how far two experts' masks of one image differ.",
@@ -71,8 +71,9 @@ def headlines(report: Report) -> list[Headline]:
     pooled = report.pooled.masks
     if pooled is None:
         return []
+    whom = "images" if pooled.counts is None else "patients"
     wanted = (
-        (pooled.iou, "of every 100 pixels in either mask are in both: mean IoU over the images"),
+        (pooled.iou, f"of every 100 pixels in either mask are in both: mean IoU over the {whom}"),
         (pooled.dice, "mean Dice of 100"),
         (pooled.thresholded_iou, "mean IoU of 100, an image below 65 counted as 0"),
     )
@@ -111,7 +112,8 @@ def _learned(report: Report, pooled: PooledMasks) -> Statement:
     return taught(report, gain, whom="the network", what="the mean IoU")
 
 
-def _external(report: Report) -> list[Statement]:
+def external(report: Report) -> list[Statement]:
+    """What hospitals that never trained found; a statement for each."""
     said = []
     for site in report.external_sites:
         masks = report.sites[site].masks
@@ -119,10 +121,15 @@ def _external(report: Report) -> list[Statement]:
             text = f"{site} was to test the final network as an outsider, and sent no evaluation."
             said.append(Statement(text, "plain", "not measured"))
             continue
+        on = (
+            "counts with noise"
+            if masks.images is None
+            else f"{masks.images} {units(report)} of {masks.patients} patients"
+        )
         text = (
             f"External test: at {joined([site])}, which never trained, the network has mean IoU {number(masks.iou.value)} "
             f"({100 * report.confidence:g} % interval {span(masks.iou) or 'not known'}) and mean Dice {number(masks.dice.value)} on "
-            f"{masks.images} {units(report)} of {masks.patients} patients."
+            f"{on}."
         )
         said.append(Statement(text, "plain", "external test"))
     return said

@@ -25,10 +25,23 @@ from server.report.words import (
 from server.report.words import headlines as plain_headlines
 from server.report.words import summary as plain_summary
 
+INTERVAL = (
+    "Had other patients come, or had the noise fallen otherwise, the figures would be others. The interval says how far they "
+    "might be off for both reasons. It does not cover other hospitals, other scanners, or another training run."
+)
+EPSILON = (
+    "How much the presence of one patient can change what leaves a hospital: no outcome becomes more likely by more than the "
+    "factor e to the power of epsilon, but for a failure of probability delta. Smaller is more private; 0 tells nothing."
+)
+
 
 def noised(report: Report) -> bool:
     """Whether the figures come from counts with noise."""
-    return any(site.network is not None and site.network.noise is not None for site in report.sites.values())
+    return any(
+        one is not None and one.noise is not None
+        for site in report.sites.values()
+        for one in (site.network, site.masks)
+    )
 
 
 def summary(report: Report) -> list[Statement]:
@@ -36,7 +49,7 @@ def summary(report: Report) -> list[Statement]:
     head = main_head(report)
     if head is None or not noised(report):
         said = plain_summary(report)
-        return [said[0], *_privacy(report), *said[1:]]
+        return [said[0], *privacy(report), *said[1:]]
     pooled: PooledHead = getattr(report.pooled, head)
     counted = (
         f"{found_text(report, head, pooled)} The hospitals' counts left with noise: they add up to about "
@@ -46,7 +59,7 @@ def summary(report: Report) -> list[Statement]:
     )
     return [
         course(report),
-        *_privacy(report),
+        *privacy(report),
         Statement(counted, "plain", "counted"),
         _balanced(report, head, pooled),
         _each_site(report, head),
@@ -65,10 +78,12 @@ def headlines(report: Report) -> list[Headline]:
     found = plain_headlines(report)
     if not noised(report):
         return found
-    return [
-        Headline(one.value, one.interval.replace(" interval)", " interval, noise included)"), one.meaning)
-        for one in found
-    ]
+    return [with_noise(one) for one in found]
+
+
+def with_noise(one: Headline) -> Headline:
+    """A large figure whose interval says that it knows of the noise."""
+    return Headline(one.value, one.interval.replace(" interval)", " interval, noise included)"), one.meaning)
 
 
 def counted_on(report: Report) -> str:
@@ -104,10 +119,7 @@ def glossary(report: Report) -> dict[str, str]:
     terms = dict(GLOSSARY)
     if noised(report):
         terms = {term: meaning for term, meaning in terms.items() if term != "AUC"}
-        terms["Interval"] = (
-            "Had other patients come, or had the noise fallen otherwise, the figures would be others. The interval says how far they "
-            "might be off for both reasons. It does not cover other hospitals, other scanners, or another training run."
-        )
+        terms["Interval"] = INTERVAL
     if report.privacy is not None:
         terms = {term: meaning for term, meaning in terms.items() if term not in ("Loss", "Network and SVM")}
         if report.study["privacy"]["svm"] is not None:
@@ -115,14 +127,12 @@ def glossary(report: Report) -> dict[str, str]:
                 "Two ways to answer from the same common network: its own last layer, and a linear support vector machine on random "
                 "Fourier features that each hospital fits with noise on its own training images, and that never leaves it."
             )
-        terms["Epsilon, delta"] = (
-            "How much the presence of one patient can change what leaves a hospital: no outcome becomes more likely by more than the "
-            "factor e to the power of epsilon, but for a failure of probability delta. Smaller is more private; 0 tells nothing."
-        )
+        terms["Epsilon, delta"] = EPSILON
     return terms
 
 
-def _privacy(report: Report) -> list[Statement]:
+def privacy(report: Report) -> list[Statement]:
+    """What a private run costs a patient; none of a plain one."""
     found = report.privacy
     if found is None:
         return []

@@ -11,7 +11,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server.report import charts, mask_words, noised_words, words
+from server.report import charts, noised_mask_words, noised_words, words
 from server.report.charts import Bar, Interval, Series
 from server.report.figure_chart import figure_chart, figure_row
 from server.report.gain_chart import Change, gain_chart
@@ -89,7 +89,7 @@ def render(report: Report) -> str:
         "moment": words.moment,
     }
     segmentation = report.kind == "segmentation"
-    told = mask_words if segmentation else noised_words
+    told = noised_mask_words if segmentation else noised_words
     page = environment.get_template("report.html.j2").render(
         report=report,
         run=report.run,
@@ -174,11 +174,11 @@ def _judged_chart(report: Report) -> Markup | None:
 
 
 def _count_noise(report: Report) -> tuple[str, float] | None:
-    """Epsilon of the noise on each head's counts, and its standard deviation; None for exact counts."""
+    """Epsilon of the noise on each table of counts, and its standard deviation; None for exact counts."""
     found = {
         head.noise
         for site in report.sites.values()
-        for head in (site.network, site.svm)
+        for head in (site.network, site.svm, site.masks)
         if head is not None and head.noise is not None
     }
     if not found:

@@ -64,7 +64,8 @@ def _releases(study: Study, privacy: Privacy) -> list[ReleaseReport]:
         found.append(release("fit of the private SVM, which stays: only its test counts leave", 1, svm))
     if not isinstance(counts, Unbounded):
         heads = "network and private SVM" if svm is not None else "network"
-        found.append(release(f"confusion counts of the test patients ({heads})", 1, counts))
+        what = "test patients by IoU" if study.task.kind == "segmentation" else "confusion counts of the test patients"
+        found.append(release(f"{what} ({heads})", 1, counts))
     return found
 
 

@@ -204,10 +204,19 @@ class MaskClassFigures(Strict):
 
 
 class MaskReport(Strict):
-    """The masks that the network finds on one hospital's test part; every figure is a mean over its images."""
+    """The masks that the network finds on one hospital's test part; every figure is a mean over its images.
 
-    patients: Count
-    images: Count
+    Of noised counts it is a mean over its test patients, one image of each; then pixel figures have no value, and there are no classes.
+    """
+
+    patients: Count | None = Field(description="test patients; null where only noised counts left")
+    images: Count | None = Field(description="test images; null where only noised counts left")
+    noise: str | None = Field(default=None, description="epsilon of the noise on `counts`; null for exact figures")
+    counts: list[int] | None = Field(
+        default=None,
+        description="test patients by the IoU of one image each, in 20 equal bins of [0, 1], as they came out of the noise; a count can be "
+        "below 0; null for exact figures",
+    )
     iou: Figure = Field(description="Jaccard index: pixels in both masks, of those in either; 1 where both are empty")
     dice: Figure = Field(
         description="twice the pixels in both masks, over those of one and of the other; 1 where both are empty"
@@ -232,8 +241,11 @@ class MaskReport(Strict):
 class PooledMasks(Strict):
     """Masks over the test parts of all hospitals that sent an evaluation."""
 
-    patients: Count
-    images: Count
+    patients: Count | None = Field(description="test patients; null where only noised counts left")
+    images: Count | None = Field(description="test images; null where only noised counts left")
+    counts: list[int] | None = Field(
+        default=None, description="the hospitals' noised counts by IoU, added up; null for exact figures"
+    )
     sites: list[str] = Field(description="the hospitals that are part of it")
     iou: PooledFigure
     dice: PooledFigure

@@ -8,7 +8,7 @@ from shared.audit.records import RunFiles
 from shared.audit.verdict import Check, Findings
 from shared.errors import MechanismError
 from shared.metrics.noised import figures_from_noised
-from shared.noised_answers import exact_in_evaluation, exact_in_preparation, exact_in_training
+from shared.noised_answers import differing_masks, exact_in_evaluation, exact_in_preparation, exact_in_training
 from shared.results import METRICS, ClassRow, Estimate, HeadResult
 from shared.study_privacy import obstacles
 
@@ -63,6 +63,10 @@ def _figures(files: RunFiles) -> Check:
         }
         if evaluated.masks is not None:
             findings.violated.append(f"{site}: figures of masks, which no noise covers")
+        if evaluated.noised_masks is not None:
+            count += 1
+            if (wrong := differing_masks(evaluated.noised_masks, study)) is not None:
+                findings.violated.append(f"{site}, masks: {wrong}")
         spent = sum((Fraction(head.noise) for head in heads.values() if head.noise is not None), Fraction(0))
         if spent > Fraction(release.epsilon):
             findings.violated.append(f"{site}: noise of epsilon {spent} in all, the study allows {release.epsilon}")

@@ -2,7 +2,7 @@
 
 Every figure of a hospital is a mean over its images, so the mean of the hospitals' figures weighted by test images is that over all images
 (but for sensitivity, where images without a lesion have no say; and a class's figures are without the hospitals that withhold theirs).
-Hospitals are independent: intervals as in `shared.metrics.pooling`.
+Hospitals are independent: intervals as in `shared.metrics.pooling`. Noised counts are added up.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
+from pydantic import Field
 
+from shared.exact import as_float
 from shared.metrics.classification import Floats
+from shared.metrics.noised_masks import pooled_noised_masks
 from shared.metrics.pooling import mean_of_estimates, pooled_differences
 from shared.results import (
     MASK_GAINS,
@@ -24,7 +27,9 @@ from shared.results import (
     Evaluated,
     MaskClassRow,
     MaskGain,
+    MaskMetric,
     MaskResult,
+    NoisedMasks,
 )
 from shared.schema import Strict
 
@@ -33,16 +38,25 @@ class PooledMasks(Strict):
     """Masks over all hospitals that report them."""
 
     hospitals: Count
-    patients: Count
-    images: Count
-    figures: dict[str, Estimate]
-    classes: list[MaskClassRow]
+    patients: Count | None = Field(description="None where only noised counts leave")
+    images: Count | None = Field(description="None where only noised counts leave")
+    figures: dict[MaskMetric, Estimate]
+    classes: list[MaskClassRow] = Field(description="none of noised counts")
     gain: dict[MaskGain, Difference] | None
+    counts: list[int] | None = Field(default=None, description="noised counts by IoU added up; None for exact figures")
 
 
 def pool_masks(hospitals: Sequence[Evaluated], *, confidence: float) -> PooledMasks | None:
-    """None where no hospital reports masks. Raises ValueError where the hospitals' classes differ in number."""
+    """None where no hospital reports masks.
+
+    Raises ValueError where the hospitals' classes differ in number, or some report noised counts and others exact figures.
+    """
     found = [(site, site.masks) for site in hospitals if site.masks is not None]
+    noised = [site.noised_masks for site in hospitals if site.noised_masks is not None]
+    if found and noised:
+        raise ValueError("Expected noised counts of every hospital, but got exact figures of some")
+    if noised:
+        return _pooled_noised(noised, confidence)
     if not found:
         return None
     results: list[MaskResult] = [masks for _, masks in found]
@@ -69,6 +83,20 @@ def pool_masks(hospitals: Sequence[Evaluated], *, confidence: float) -> PooledMa
         },
         classes=[of_class(index) for index in range(len(results[0].classes))],
         gain=pooled_differences([_gain(masks) for masks in results], MASK_GAINS, images, confidence=confidence),
+    )
+
+
+def _pooled_noised(hospitals: Sequence[NoisedMasks], confidence: float) -> PooledMasks:
+    """The hospitals' noised counts added up, noise and all (`shared.metrics.noised_masks`)."""
+    figures = pooled_noised_masks([(one.counts, as_float(one.noise)) for one in hospitals], confidence=confidence)
+    return PooledMasks(
+        hospitals=len(hospitals),
+        patients=None,
+        images=None,
+        figures={name: figures[name] if name in figures else Estimate(value=None) for name in MASK_METRICS},
+        classes=[],
+        gain=None,
+        counts=[sum(cell) for cell in zip(*(one.counts for one in hospitals), strict=True)],
     )
 
 

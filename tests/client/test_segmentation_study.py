@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import stat
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from client.data.batches import Batches
 from client.data.cache import prepare_store
@@ -21,16 +23,20 @@ from client.kept_rows import forget_rows
 from client.losses import image_losses
 from client.mask_evaluation import evaluate_masks, validation_of
 from client.masks import PartMasks, found_masks, mask_of
+from client.noised_evaluation import noised_mask_evaluation
 from client.outlines import FOUND_COLOUR, TRUE_COLOUR, outlined
 from client.page_masks import write_mask_page
 from client.policy import clamped
+from client.private import counts
+from client.private.counts import one_vote
 from client.training import train_round
 from shared.errors import DataError, NonFiniteUpdateError
 from shared.metrics.segmentation import mask_figures
 from shared.models import build_network
 from shared.models.network import FederatedNetwork
+from shared.noised_answers import exact_in_evaluation
 from shared.profile import Policy, Profile
-from shared.results import Evaluated, PartCounts
+from shared.results import Estimate, Evaluated, PartCounts
 from shared.study import Study, study_from_data
 
 CPU = torch.device("cpu")
@@ -94,7 +100,7 @@ def batches(study: Study, records: list[Record], tmp_path_factory: pytest.TempPa
     }  # fmt: skip
 
 
-def part(network: FederatedNetwork, study: Study, batches: Batches) -> PartMasks:
+def part(network: FederatedNetwork, study: Study, batches: Batches, *, finite: bool = True) -> PartMasks:
     return found_masks(
         network,
         MaskTargets(batches),
@@ -103,6 +109,7 @@ def part(network: FederatedNetwork, study: Study, batches: Batches) -> PartMasks
         patients=np.arange(IMAGES) // 2,
         losses=image_losses(study.training, positive_index=0, class_counts=None),
         device=CPU,
+        finite=finite,
     )
 
 
@@ -170,6 +177,70 @@ def write_page(folder: Path, study: Study, final: Evaluated, test: PartMasks) ->
     )  # fmt: skip
 
 
+def released(study: Study) -> Study:
+    data = study.to_data()
+    data["evaluation"] = {**data["evaluation"], "baseline": False, "release": {"epsilon": "1/2"}}
+    return study_from_data(data)
+
+
+def test_where_noise_is_asked_for_patients_by_iou_leave_and_no_exact_figure(
+    batches: dict[bool, Batches], study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test, asked = part(build_network(study), study, batches[False]), released(study)
+    monkeypatch.setattr(counts, "two_sided_geometric", lambda epsilon: 0 if epsilon == Fraction(1, 2) else 99)
+    found = noised_mask_evaluation(test, asked)
+    votes = one_vote(test.counts.patients, test.keys)
+    iou = mask_figures(test.counts)["iou"][votes]
+    masks = found.noised_masks
+    assert masks is not None and found.masks is None and masks.noise == "1/2"
+    assert masks.counts == np.histogram(iou, bins=np.arange(21) / 20)[0].tolist() and sum(masks.counts) == IMAGES // 2
+    assert masks.iou.value == pytest.approx(float(iou.mean()), abs=0.025)
+    assert (found.patients, found.images, found.seconds) == (None, None, {})
+    assert exact_in_evaluation(found, asked) == [] and clamped(found, Policy()) == found
+
+
+def test_an_exact_figure_of_masks_and_one_that_the_counts_do_not_give_may_not_leave(
+    batches: dict[bool, Batches], study: Study, tmp_path: Path
+) -> None:
+    test, asked = part(build_network(study), study, batches[False]), released(study)
+    exact = evaluated(test, study, tmp_path, "masks-exact.npz")
+    assert exact_in_evaluation(exact, asked) == [
+        "patients", "images", "train_patients", "train_images", "seconds", "masks",
+    ]  # fmt: skip
+    found = noised_mask_evaluation(test, asked)
+    masks = found.noised_masks
+    assert masks is not None
+    for changed in (
+        {"counts": [count + (index == 4) for index, count in enumerate(masks.counts)]},
+        {"dice": masks.iou},
+        {"thresholded_iou": Estimate(value=0.5)},
+        {"noise": "1"},
+        {"noise": "1/10000000"},
+    ):
+        other = found.model_copy(update={"noised_masks": masks.model_copy(update=changed)})
+        assert exact_in_evaluation(other, asked) == ["noised_masks"], changed
+    assert exact_in_evaluation(found, study) == ["noised_masks"], "the study allows no noise"
+
+
+def test_an_evaluation_is_of_one_kind(batches: dict[bool, Batches], study: Study, tmp_path: Path) -> None:
+    test = part(build_network(study), study, batches[False])
+    exact = evaluated(test, study, tmp_path, "masks-kind.npz")
+    noised = noised_mask_evaluation(test, released(study))
+    assert exact.of_masks and noised.of_masks
+    for both in ({**dict(exact), "noised_masks": noised.noised_masks}, {**dict(exact), "masks": None}):
+        with pytest.raises(ValidationError, match="one of the three must be given"):
+            Evaluated.model_validate(both)
+
+
+def test_the_page_of_a_study_with_noise_says_that_its_figures_are_exact(
+    batches: dict[bool, Batches], study: Study, tmp_path: Path
+) -> None:
+    test, asked = part(build_network(study), study, batches[False]), released(study)
+    text = write_page(tmp_path, asked, evaluated(test, asked, tmp_path, "masks-page.npz"), test).read_text()
+    assert "counts of test patients by IoU with noise only, never this page" in text
+    assert "The figures on this page are exact, without noise." in text
+
+
 def test_kept_counts_lose_a_patients_rows_and_others_are_no_baseline(
     batches: dict[bool, Batches], study: Study, tmp_path: Path
 ) -> None:
@@ -226,6 +297,9 @@ def test_logits_that_are_not_finite_are_refused(batches: dict[bool, Batches], st
         network.get_parameter("head.bias").fill_(torch.nan)
     with pytest.raises(NonFiniteUpdateError, match="logits that are not finite"):
         part(network, study, batches[False])
+    blind = part(network, study, batches[False], finite=False)
+    assert not blind.counts.true_positive.any() and not blind.counts.false_positive.any(), "nothing is found there"
+    assert noised_mask_evaluation(blind, released(study)).noised_masks is not None
 
 
 def test_the_hospitals_policy_takes_what_may_not_leave(

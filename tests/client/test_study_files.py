@@ -37,6 +37,9 @@ def test_a_papers_study_says_its_positive_class_and_what_rounds_and_epochs_stand
     rounds, epochs = study.federation.rounds, study.training.local_epochs
     said = " ".join(study.description.split())
     assert f"Positive class {study.task.positive_class}" in said
+    if study.privacy is not None:
+        assert f"{rounds} rounds of {study.privacy.steps_per_round} steps" in said
+        return
     assert epochs is not None and f"{rounds} x {epochs} = {rounds * epochs} epochs" in said
 
 

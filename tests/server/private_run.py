@@ -25,7 +25,8 @@ from shared.ledger.entries import (
 )
 from shared.messages import Answer, sign_answer
 from shared.metrics.noised import figures_from_noised
-from shared.results import Evaluated, HeadResult, Prepared, SiteHello, Trained
+from shared.metrics.noised_masks import figures_from_noised_masks
+from shared.results import Evaluated, HeadResult, NoisedMasks, Prepared, SiteHello, Trained
 from shared.run_records import FinalRecord, RoundRecord, RoundTiming, RunRecord
 from shared.signing import SigningKey, payload_digest, seal, unseal
 from shared.study import Study
@@ -34,20 +35,31 @@ from shared.study_cost import evaluation_mechanism, other_mechanisms, round_mech
 SITES = ("harbour", "north")
 #: Noised counts of each hospital's test patients, [true class][predicted class]; the second class is the positive one.
 COUNTS = {"harbour": [[31, 4], [6, 22]], "north": [[52, 9], [-1, 40]]}
+#: Noised counts of each hospital's test patients by IoU, of a study of masks.
+BY_IOU = {
+    "harbour": [0, 1, -1, 0, 0, 2, -2, 1, 3, 0, 4, 5, 8, 12, 14, 9, 6, 2, 0, 1],
+    "north": [1, 0, 2, -1, 1, 0, 0, 3, 1, 6, 7, 9, 16, 18, 21, 17, 12, 4, -1, 0],
+}
 STARTED = "2026-03-02T08:00:00+00:00"
 TIMING = RoundTiming(push=0.4, wait=21.0, aggregate=0.1, checkpoint=0.1, total=21.6)
 
 
-def private_study(*, svm: bool = False, rounds: int = 2, **privacy: Any) -> Study:
-    """A private study without any file."""
-    return example_study(
-        rounds=rounds,
-        model={"name": "resnet18", "norm": "group"},
-        head=None,
-        training={"optimiser": "sgd", "learning_rate": 0.1, "loss": "binary_cross_entropy"},
-        federation={"rounds": rounds, "quorum": 2, "weighting": "uniform"},
-        evaluation={"baseline": False, "release": {"epsilon": "1"}},
-        privacy={
+def private_study(*, svm: bool = False, rounds: int = 2, masks: bool = False, **privacy: Any) -> Study:
+    """A private study without any file, of `masks` or of classes."""
+    of_masks: dict[str, Any] = {
+        "task": {"kind": "segmentation", "classes": {"benign": [], "malignant": []}, "positive_class": "malignant", "unit": "image"},
+        "preprocessing": {"region": "whole", "size": 64, "channels": 3, "mask": {"from": "annotated"}},
+        "model": {"name": "split_attention_unet", "norm": "group"},
+        "training": {"optimiser": "sgd", "learning_rate": 0.1, "loss": "cross_entropy_dice"},
+    }  # fmt: skip
+    values: dict[str, Any] = {
+        "rounds": rounds,
+        "model": {"name": "resnet18", "norm": "group"},
+        "head": None,
+        "training": {"optimiser": "sgd", "learning_rate": 0.1, "loss": "binary_cross_entropy"},
+        "federation": {"rounds": rounds, "quorum": 2, "weighting": "uniform"},
+        "evaluation": {"baseline": False, "release": {"epsilon": "1"}},
+        "privacy": {
             "sampling_rate": "1/20",
             "steps_per_round": 10,
             "clipping_norm": "1.0",
@@ -57,7 +69,8 @@ def private_study(*, svm: bool = False, rounds: int = 2, **privacy: Any) -> Stud
             "svm": {"steps": 5, "noise_multiplier": "4.0"} if svm else None,
             **privacy,
         },
-    )
+    }
+    return example_study(**{**values, **(of_masks if masks else {})})
 
 
 def write_private_run(
@@ -130,6 +143,12 @@ def _trained(number: int) -> Trained:
 def _evaluated(site: str, study: Study) -> Evaluated:
     release = study.evaluation.release
     assert release is not None
+    if study.task.kind == "segmentation":
+        figures = figures_from_noised_masks(BY_IOU[site], epsilon=as_float(release.epsilon), confidence=0.95)
+        masks = NoisedMasks.model_validate({**figures, "counts": BY_IOU[site], "noise": release.epsilon})
+        return Evaluated(
+            patients=None, images=None, train_patients=None, train_images=None, noised_masks=masks, seconds={}
+        )
     heads = ["network", *(["svm"] if study.privacy is not None and study.privacy.svm is not None else [])]
     share = exact(as_float(release.epsilon) / len(heads))
     overall, classes = figures_from_noised(COUNTS[site], positive=1, epsilon=as_float(share), confidence=0.95)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from example_run import SKIN, example_study, write_example_run
-from private_run import write_private_run
+from private_run import private_study, write_private_run
 from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
@@ -24,7 +24,7 @@ from server.run_folder import RunFolder
 from shared.errors import InputError, StorageError, StudyError
 from shared.metrics.descriptors import descriptor_result
 from shared.results import DESCRIPTOR_METRICS, DescriptorResult
-from shared.study import Study, load_study
+from shared.study import Study, load_study, study_from_data
 
 TASK = {
     "classes": {name: [] for name in SKIN},
@@ -239,3 +239,21 @@ def test_folds_whose_counts_carry_noise_are_added_up_with_it(tmp_path: Path) -> 
     sent = [np.array(one.network.confusion) for one in evaluated.sites.values()]
     assert np.array_equal(head.together.confusion, 2 * np.sum(sent, axis=0))
     assert any("about the noise" in note for note in found.notes)
+
+
+def test_folds_whose_masks_left_with_noise_are_added_up_with_it(tmp_path: Path) -> None:
+    private = write_private_run(tmp_path / "private", study=private_study(masks=True))
+    evaluated, paths = private.final(), []
+    assert evaluated is not None
+    for test in range(2):
+        study = private.study().to_data() | {"name": f"fold{test}"}
+        study["data"]["split"] |= {"folds": {"of": 2, "test": test}}
+        folder = write_private_run(tmp_path / f"fold{test}", study=study_from_data(study))
+        paths.append(folder.path)
+    found = cross_validation(paths)
+    assert found.masks is not None and list(found.masks.figures) == ["iou", "dice", "thresholded_iou"]
+    sent = [np.array(one.noised_masks.counts) for one in evaluated.sites.values() if one.noised_masks is not None]
+    assert found.masks.together.counts == (2 * np.sum(sent, axis=0)).tolist()
+    printed = CliRunner().invoke(app, ["cross-validated", *map(str, paths)], env={"COLUMNS": "200"}).output
+    assert "thresholded IoU" in printed and "about the noise" in printed
+    assert "each class's images" not in printed and "pixel accuracy" not in printed

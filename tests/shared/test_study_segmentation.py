@@ -12,12 +12,15 @@ from shared.models import build_network
 from shared.models.registry import MODELS
 from shared.models.unet import SplitAttentionUNet
 from shared.study import Study, load_study, study_from_data
+from shared.study_cost import run_epsilon, study_events
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def changed(**sections: Any) -> Study:
     data = load_study(CONFIGS / "skinnet_segmentation_small.yaml").to_data()
+    if "privacy" in sections:
+        data = load_study(CONFIGS / "skinnet_segmentation_private_small.yaml").to_data()
     for name, values in sections.items():
         data[name] = {**data[name], **values} if isinstance(data.get(name), dict) else values
     return study_from_data(data)
@@ -29,7 +32,7 @@ def changed(**sections: Any) -> Study:
         ({"training": {"loss": "cross_entropy"}}, "training.loss: cross_entropy is about classes; use cross_entropy_dice"),
         ({"training": {"class_weights": "balanced"}}, "training.class_weights: the loss is about pixels"),
         ({"head": {"C": 1.0}}, "head: an SVM needs one vector of features an image"),
-        ({"evaluation": {"release": {"epsilon": "1"}, "baseline": False}}, "evaluation.release: noised counts are of classes"),
+        ({"privacy": {"svm": {"steps": 5, "noise_multiplier": 4}}}, "privacy.svm: an SVM needs one vector of features an image"),
         ({"preprocessing": {"mask": None}}, "preprocessing.mask: the network learns the hospitals' own masks; set it to"),
         ({"task": {"kind": "classification"}}, "training.loss: cross_entropy_dice compares masks; it needs task.kind: segm"),
     ],
@@ -68,3 +71,12 @@ def test_the_mask_is_the_target_and_no_plane_of_the_input() -> None:
     study = changed()
     assert (study.input_shape, study.outputs) == ((3, 64, 64), 1)
     assert [name for name, entry in MODELS.items() if entry.task == "segmentation"] == ["split_attention_unet"]
+
+
+def test_noise_on_the_figures_may_be_asked_for_with_private_training_and_without() -> None:
+    released = changed(evaluation={"release": {"epsilon": "1"}, "baseline": False})
+    assert released.privacy is None and released.evaluation.release is not None
+    private = load_study(CONFIGS / "skinnet_segmentation_private_small.yaml")
+    assert private.privacy is not None and private.privacy.noise_multiplier is not None
+    assert [type(one).__name__ for one in study_events(private)] == ["SubsampledGaussian", "Geometric"]
+    assert run_epsilon(private)[0] <= 8

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from client.private import counts
-from client.private.counts import noised_confusion, one_vote, two_sided_geometric
+from client.private.counts import noised_confusion, noised_votes, one_vote, two_sided_geometric
 from shared.errors import MechanismError
 
 HALF = Fraction(1, 2)
@@ -117,6 +117,19 @@ def test_one_patient_more_or_less_is_one_vote_in_one_cell() -> None:
         without = noised_confusion(truth[kept], predicted[kept], patients[kept], some, classes=3, epsilon=HALF)
         change = table - np.array(without)
         assert change.sum() == 1 and change.min() == 0
+
+
+@pytest.mark.usefixtures("silent")
+def test_votes_are_counted_cell_by_cell_and_a_confusion_is_their_table() -> None:
+    truth, predicted, patients, keys = cohort(17)
+    votes = noised_votes(truth * 3 + predicted, patients, keys, size=9, epsilon=HALF)
+    table = noised_confusion(truth, predicted, patients, keys, classes=3, epsilon=HALF)
+    assert [count for row in table for count in row] == votes and sum(votes) == 17
+    rows = one_vote(patients, keys)
+    assert votes == [int(((truth * 3 + predicted)[rows] == cell).sum()) for cell in range(9)]
+    assert noised_votes(truth, patients, keys, size=20, epsilon=HALF)[3:] == [0] * 17
+    with pytest.raises(ValueError, match="`cells` to hold indices from 0 to 1"):
+        noised_votes(truth, patients, keys, size=2, epsilon=HALF)
 
 
 @pytest.mark.usefixtures("silent")
