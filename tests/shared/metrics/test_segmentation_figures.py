@@ -166,5 +166,5 @@ def test_pooled_figures_are_the_means_over_all_images_of_all_hospitals() -> None
 
 def test_an_evaluation_is_of_classes_or_of_masks() -> None:
     facts = {"patients": 1, "images": 1, "train_patients": 1, "train_images": 1, "seconds": {}}
-    with pytest.raises(ValueError, match="one of the two must be given"):
+    with pytest.raises(ValueError, match="one of the three must be given"):
         Evaluated.model_validate(facts)
