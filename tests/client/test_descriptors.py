@@ -197,7 +197,7 @@ def test_with_noise_the_gradient_of_all_heads_together_is_clipped(mode: Any) -> 
     public = PrivateConstants(sampling_rate=0.5, clipping_norm=0.3, noise_multiplier=1.0, normaliser=3.0)
     mechanism = DpSgd(
         EveryHead(network), PatientSampler(rows, rows, rate=0.5), lambda some: (x[some], targets[some]), constants=public,
-        losses=losses, image_shape=(3, 8, 8), mode=mode, physical_batch=4, descriptors=2,
+        losses=losses, image_shape=(3, 8, 8), mode=mode, physical_batch=4, target_shape=(3,),
     )  # fmt: skip
     found = mechanism.clipped_sum(rows)
     mechanism.close()

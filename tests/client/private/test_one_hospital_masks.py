@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_one_hospital
 from test_one_hospital import FLAT, UPDATE, Hospital, data  # noqa: F401  (fixture)
 from test_one_hospital import STUDY as CLASSES
 
@@ -39,11 +38,6 @@ def study_of_masks() -> Study:
 STUDY = study_of_masks()
 
 
-@pytest.fixture(autouse=True)
-def study(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_one_hospital, "STUDY", STUDY)
-
-
 @pytest.fixture(scope="module")
 def start() -> Start:
     network = build_network(STUDY)
@@ -57,7 +51,7 @@ def test_a_whole_run_tells_the_noised_counts_and_no_exact_figure(
     start: Start,
     tmp_path: Path,
 ) -> None:
-    anna = Hospital(tmp_path / "anna", data, start)
+    anna = Hospital(tmp_path / "anna", data, start, study=STUDY)
     prepared = anna.answer("prepare", 0).prepared
     assert prepared is not None and prepared.parts == {} and prepared.baseline is None
     first, second = anna.asked("train", 1), anna.asked("train", 2)
@@ -90,7 +84,7 @@ def test_a_hospital_that_never_trains_is_charged_with_the_counts_alone(
     start: Start,
     tmp_path: Path,
 ) -> None:
-    anna = Hospital(tmp_path / "anna", data, start, role="external_test")
+    anna = Hospital(tmp_path / "anna", data, start, study=STUDY, role="external_test")
     assert anna.answer("prepare", 0).prepared is not None
     evaluated = anna.answer("evaluate", 2).evaluated
     assert evaluated is not None and evaluated.noised_masks is not None and evaluated.noised_masks.noise == "2"
@@ -105,7 +99,7 @@ def test_whether_there_is_a_test_image_is_private_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Noise alone leaves where exact figures can't be computed, and there is no page."""
-    anna = Hospital(tmp_path / "anna", data, start)
+    anna = Hospital(tmp_path / "anna", data, start, study=STUDY)
     anna.answer("prepare", 0)
     whole = evaluation_work.Bench.masks
 

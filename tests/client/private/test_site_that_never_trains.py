@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-import test_one_hospital
 from test_one_hospital import STUDY, Hospital, data, start  # noqa: F401  (fixtures)
 
 from client.roll import load_roll
@@ -51,13 +49,11 @@ def test_a_plain_run_evaluates_the_round_0_and_the_final_model_with_the_networks
     data: Path,  # noqa: F811
     start: Start,  # noqa: F811
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     values: dict[str, Any] = STUDY.to_data() | {"privacy": None, "evaluation": {"resamples": 100}}
     values["training"] |= {"local_epochs": 1, "batch_size": 8}
     plain = Study.model_validate(values)
-    monkeypatch.setattr(test_one_hospital, "STUDY", plain)
-    anna = Hospital(tmp_path / "anna", data, start, role="external_test", lifetime=None)
+    anna = Hospital(tmp_path / "anna", data, start, study=plain, role="external_test", lifetime=None)
     prepared = anna.answer("prepare", 0).prepared
     assert prepared is not None and prepared.external
     assert prepared.parts["train"].patients == prepared.parts["validation"].patients == 0
