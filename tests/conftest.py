@@ -11,6 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and as long as they take; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 _MARK = ("CONSILIUM_TEST_SESSION", uuid.uuid4().hex)
 _OURS = ("server.", "client.", "consilium-", "flower", "flwr")

@@ -86,12 +86,11 @@ def histogram_roc(histograms: Sequence[ScoreHistogram]) -> HistogramRoc | None:
     down = np.sum([np.array(one.negative) @ spreading(one, edges) for one in histograms], axis=0)
     if not (np.sum(up) > 0 and np.sum(down) > 0):
         return None
-    hits = np.concatenate(([0.0], np.cumsum(up[::-1]))) / up.sum()
-    alarms = np.concatenate(([0.0], np.cumsum(down[::-1]))) / down.sum()
-    hits[-1] = alarms[-1] = 1.0
+    hits, alarms = (np.concatenate(([0.0], np.cumsum(one[::-1]))) for one in (up, down))
     least, most = _auc_bounds(histograms)
     auc = float(spread_auc(up[None], down[None])[0])
-    return HistogramRoc(alarms, hits, min(max(auc, least), most), least, most)
+    # Divided by their own last sums, so that rounding leaves no step downwards.
+    return HistogramRoc(alarms / alarms[-1], hits / hits[-1], min(max(auc, least), most), least, most)
 
 
 def common_edges(histograms: Sequence[ScoreHistogram]) -> Floats:
@@ -124,4 +123,4 @@ def _auc_bounds(histograms: Sequence[ScoreHistogram]) -> tuple[float, float]:
     # Cells are [low, high), so a positive cell that starts where a negative one ends is above it for certain.
     won = positive @ (low[:, None] >= high[None, :]) @ negative
     lost = positive @ (high[:, None] <= low[None, :]) @ negative
-    return float(won / pairs), float(1.0 - lost / pairs)
+    return float(won / pairs), float((pairs - lost) / pairs)

@@ -71,7 +71,7 @@ def test_resampled_flips_and_turns_equal_the_exact_ones(across: bool, down: bool
     torch.testing.assert_close(_moved(images, theta), _flipped(images, *flags), atol=1e-5, rtol=0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.floats(-180, 180), st.integers(-5, 5), st.integers(-5, 5), st.floats(0.5, 1.5))
 def test_movements_equal_torchvisions_affine(degrees: float, right: int, below: int, factor: float) -> None:
     side = 25
@@ -108,7 +108,7 @@ def test_brightness_and_contrast_stay_within_their_limits() -> None:
     assert 0.5 <= ratio.min() < 0.55 and 1.45 < ratio.max() <= 1.5 + 1e-5
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31 - 1))
 def test_values_stay_in_range_and_the_same_seed_gives_the_same_batch(seed: int) -> None:
     images = batch(4, 1, 12, seed)

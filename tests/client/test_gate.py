@@ -281,7 +281,7 @@ def test_a_message_without_its_records_is_refused(folder: SiteFolder, missing: s
     assert refused(gate.answer(message, folder, never), folder) == "CONS-240"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(body=st.one_of(st.text(), st.binary().map(repr), st.just('{"kind": "train"}')))
 def test_whatever_text_comes_in_a_valid_refusal_goes_out(tmp_path_factory: pytest.TempPathFactory, body: str) -> None:
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1

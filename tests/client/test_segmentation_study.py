@@ -31,12 +31,13 @@ from client.private import counts
 from client.private.counts import one_vote
 from client.training import train_round
 from shared.errors import DataError, NonFiniteUpdateError
+from shared.metrics.noised_masks import figures_from_noised_masks
 from shared.metrics.segmentation import mask_figures
 from shared.models import build_network
 from shared.models.network import FederatedNetwork
 from shared.noised_answers import exact_in_evaluation
 from shared.profile import Policy, Profile
-from shared.results import Estimate, Evaluated, PartCounts
+from shared.results import Estimate, Evaluated, NoisedMasks, PartCounts
 from shared.study import Study, study_from_data
 
 CPU = torch.device("cpu")
@@ -207,9 +208,14 @@ def test_an_exact_figure_of_masks_and_one_that_the_counts_do_not_give_may_not_le
     assert exact_in_evaluation(exact, asked) == [
         "patients", "images", "train_patients", "train_images", "seconds", "masks",
     ]  # fmt: skip
-    found = noised_mask_evaluation(test, asked)
-    masks = found.noised_masks
-    assert masks is not None
+    noised = noised_mask_evaluation(test, asked)
+    assert exact_in_evaluation(noised, asked) == [] and noised.noised_masks is not None
+    # Counts that say something, whatever the noise was.
+    counts = [0] * 12 + [5, 9, 20, 40, 60, 50, 30, 10]
+    figures = figures_from_noised_masks(counts, epsilon=0.5, confidence=0.95)
+    masks = NoisedMasks(counts=counts, noise="1/2", **figures)
+    found = noised.model_copy(update={"noised_masks": masks})
+    assert exact_in_evaluation(found, asked) == []
     for changed in (
         {"counts": [count + (index == 4) for index, count in enumerate(masks.counts)]},
         {"dice": masks.iou},

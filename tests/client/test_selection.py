@@ -90,7 +90,7 @@ def test_records_of_one_patient_have_one_code_and_one_part() -> None:
     assert sum(cohort.patients_in(cohort.parts[part]) for part in PARTS) == 30
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.randoms(use_true_random=False), st.integers(0, 1000), st.booleans())
 def test_the_order_in_which_an_adapter_lists_records_does_not_matter(
     order: random.Random, seed: int, balanced: bool

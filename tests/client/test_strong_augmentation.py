@@ -73,7 +73,7 @@ def test_each_changes_every_image_at_probability_one_and_about_a_third_at_a_thir
     assert 0.23 < share < 0.44
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31 - 1), st.sampled_from([16, 24, 33]), st.sampled_from([1, 3]))
 def test_the_papers_list_stays_in_range_and_comes_back_by_seed(seed: int, side: int, channels: int) -> None:
     images = batch(5, channels, side, seed)
@@ -94,7 +94,7 @@ def test_movement_and_tone_happen_to_their_share_of_images() -> None:
         assert share == pytest.approx(expected, abs=0.05)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31 - 1), st.integers(1, 4), st.integers(1, 8))
 def test_cutout_is_black_squares_of_the_side_and_nothing_else(seed: int, most: int, side: int) -> None:
     result = cut_out(torch.ones(40, 3, 24, 24), Cutout(probability=1, most=most, side=side), seeded(seed))

@@ -84,7 +84,7 @@ def test_a_larger_clip_limit_and_more_tiles_change_more() -> None:
     assert spread(Clahe(tiles=1)) < spread(Clahe(tiles=8))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(16, 70), st.integers(1, 8), st.booleans(), st.integers(0, 2**32 - 1))
 def test_any_size_and_any_tiles_stay_in_range(side: int, tiles: int, colour: bool, seed: int) -> None:
     image = np.random.default_rng(seed).random((side, side, 3) if colour else (side, side), dtype=np.float32)

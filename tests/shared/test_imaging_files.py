@@ -259,7 +259,7 @@ def test_truncated_dicom_is_refused_wherever_it_is_cut(tmp_path: Path, share: fl
         read_image(path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_bytes_give_pixels_or_a_sentence_and_nothing_else(tmp_path: Path, data: st.DataObject) -> None:
     syntax = data.draw(st.sampled_from([ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless]))

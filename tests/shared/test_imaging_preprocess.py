@@ -146,7 +146,6 @@ def test_several_masks_are_united_and_an_empty_one_is_refused(tmp_path: Path) ->
         union_of_masks([*paths, empty], (16, 16))
 
 
-@settings(deadline=None)
 @given(st.integers(2, 90), st.integers(2, 90), st.integers(0, 2**32 - 1))
 def test_resampling_equals_torchs_antialiased_bilinear(side: int, size: int, seed: int) -> None:
     image = np.random.default_rng(seed).random((side, side), dtype=np.float32)
@@ -217,7 +216,7 @@ def test_the_recipes_digest_changes_with_what_changes_pixels_and_with_nothing_el
 
 
 @given(boxes_in_images(), st.sampled_from(["finding", "whole"]), st.floats(0, 1), st.integers(16, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_prepared_mask_lies_where_the_finding_lies_in_the_prepared_image(
     tmp_path_factory: pytest.TempPathFactory,
     case: tuple[Box, tuple[int, int]],

@@ -12,7 +12,7 @@ from torch import nn
 from shared.losses import dice_and_cross_entropy_losses, dice_losses, focal_losses
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31 - 1),
     classes=st.integers(2, 9),
@@ -32,7 +32,7 @@ def test_focal_loss_of_many_classes_is_the_papers(seed: int, classes: int, gamma
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-8, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31 - 1), gamma=st.floats(0, 5), positive=st.sampled_from([0, 1]))
 def test_focal_loss_of_one_logit_is_that_of_two(seed: int, gamma: float, positive: int) -> None:
     generator = np.random.default_rng(seed)
@@ -80,7 +80,7 @@ def test_a_wrong_number_of_weights_and_a_negative_gamma_are_refused() -> None:
         focal_losses(torch.zeros(1, 3), torch.tensor([0]), gamma=-1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31 - 1), smooth=st.floats(0.1, 10))
 def test_dice_and_cross_entropy_are_the_formulas(seed: int, smooth: float) -> None:
     generator = np.random.default_rng(seed)

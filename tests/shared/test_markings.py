@@ -112,7 +112,7 @@ def test_a_round_field_of_view_becomes_its_rectangle_and_bars_go() -> None:
         assert view_of(pixels, recipe("borders", "vignette")).of(whole).shape == whole.shape
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(np.bool_, st.tuples(st.integers(1, 6), st.integers(1, 6))))
 def test_the_largest_rectangle_is_the_largest_of_all(free: np.ndarray) -> None:
     top, left, bottom, right = _largest_rectangle(free)

@@ -13,7 +13,7 @@ from shared.metrics.classification import confusion_counts
 from shared.metrics.over_classes import errors, over_classes, weighted_rates
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(2, 6), st.integers(1, 60), st.integers(0, 2**31))
 def test_weighted_figures_and_errors_are_scikit_learns(classes: int, images: int, seed: int) -> None:
     """Also where a class has no image or is never said."""

@@ -32,7 +32,7 @@ def result(counts: MaskCounts, labels: np.ndarray | None = None, baseline: MaskC
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31 - 1), lesion=st.sampled_from([0.0, 0.3, 1.0]), said=st.sampled_from([0.0, 0.3, 1.0]))
 def test_each_images_figures_are_scikit_learns_of_its_pixels(seed: int, lesion: float, said: float) -> None:
     rng = np.random.default_rng(seed)
@@ -121,7 +121,7 @@ def test_as_few_classes_are_withheld_as_hide_the_small_ones() -> None:
     assert withheld_classes([2, 0], 5) == {0} and withheld_classes([40, 6, 1], 5) == {1, 2}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31 - 1), images=st.integers(1, 60))
 def test_no_cell_of_the_histogram_is_small_and_its_shares_are_exact(seed: int, images: int) -> None:
     dice = np.random.default_rng(seed).beta(4, 1, images)

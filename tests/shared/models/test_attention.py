@@ -49,7 +49,7 @@ def reference_cbam(module: CBAM, x: Array) -> Array:
     return np.asarray(x * sigmoid(normalised(maps, module.spatial.norm))[:, None])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**31 - 1),
     channels=st.sampled_from([8, 16, 48]),
@@ -72,7 +72,7 @@ def test_cbam_is_the_papers(
         np.testing.assert_allclose(module(x).numpy(), reference_cbam(module, x.numpy()), rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31 - 1), channels=st.sampled_from([4, 32]), side=st.integers(1, 7))
 def test_squeeze_and_excitation_is_the_papers(seed: int, channels: int, side: int) -> None:
     generator = torch.Generator().manual_seed(seed)

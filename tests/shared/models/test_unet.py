@@ -19,7 +19,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**31 - 1), channels=st.sampled_from([4, 24]), radix=st.integers(2, 3), side=st.integers(1, 6)
 )

@@ -24,7 +24,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31 - 1), height=st.integers(1, 17), width=st.integers(1, 17))
 def test_the_bands_are_pywavelets(seed: int, height: int, width: int) -> None:
     x = random(2, 3, height, width, seed=seed)
