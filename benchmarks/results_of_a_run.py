@@ -346,8 +346,9 @@ def recomputed(told: Mapping[str, Any] | None) -> str:
 def meaning(run: Run) -> str:
     report, study = run.report, run.report.study
     lines = [
-        "One run with one seed. Another seed gives another split, other starting weights and other figures; differences of a few "
-        "hundredths are noise.",
+        "One run with one seed. Another seed gives another split, other starting weights and other figures, and on a processor that rounds "
+        "otherwise the same seed does so too (on one machine a run is the same to the byte). Intervals are about which patients were "
+        "tested, and do not hold that: differences of less than a tenth between models say little.",
         f"{study['preprocessing']['size']} pixels and {report.run.rounds_done} round(s) were chosen so that two processor cores finish "
         f"in minutes (starting weights: {_weights(study['model'])}). These are no one's best figures.",
     ]
