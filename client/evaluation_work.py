@@ -70,10 +70,8 @@ def evaluate_model(bench: Bench) -> Result:
 
 
 def _evaluate_masks(bench: Bench, begun: float) -> Evaluated:
-    masks = bench.masks("test")
-    noised = (
-        noised_mask_evaluation(masks, bench.task.study) if bench.task.study.evaluation.release is not None else None
-    )
+    masks, study = bench.masks("test"), bench.task.study
+    noised = noised_mask_evaluation(masks, study) if study.evaluation.release is not None else None
     try:
         exact = evaluated_masks(bench, masks, begun)
         _keep_masks(bench, masks, exact)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from shared.errors import MechanismError
+from shared.exact import as_float
 from shared.metrics.noised_masks import figures_from_noised_masks
 from shared.results import NOISED_MASK_METRICS, Evaluated, HeadResult, NoisedMasks, Prepared, Trained
 from shared.study import Study
@@ -64,7 +65,7 @@ def differing_masks(masks: NoisedMasks, study: Study) -> str | None:
         return f"noise of epsilon {masks.noise}, the study {allowed}"
     try:
         figures = figures_from_noised_masks(
-            masks.counts, epsilon=float(Fraction(masks.noise)), confidence=study.evaluation.confidence
+            masks.counts, epsilon=as_float(masks.noise), confidence=study.evaluation.confidence
         )
     except (ValueError, MechanismError) as problem:
         return f"its counts give no figures: {problem}"

@@ -20,6 +20,7 @@ from server.report.paper import paper_table
 from server.report.schema import HeadReport, PooledDifference, PooledHead, Report, SiteReport
 from shared.exact import as_float
 from shared.metrics.over_classes import NOISED
+from shared.privacy.mechanisms import Geometric
 from shared.results import Difference
 from shared.run_records import Miss
 
@@ -184,8 +185,7 @@ def _count_noise(report: Report) -> tuple[str, float] | None:
     if not found:
         return None
     epsilon = min(found, key=as_float)
-    ratio = math.exp(-as_float(epsilon))
-    return epsilon, math.sqrt(2.0 * ratio) / (1.0 - ratio)
+    return epsilon, math.sqrt(Geometric(as_float(epsilon)).variance)
 
 
 def _gain_chart(report: Report) -> Markup | None:

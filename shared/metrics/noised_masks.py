@@ -71,14 +71,9 @@ def pooled_noised_masks(
     if not sites or any(len(counts) != IOU_BINS for counts, _ in sites):
         raise ValueError(f"expected {IOU_BINS} counts of each hospital, but got {[len(counts) for counts, _ in sites]}")
     total = [sum(cell) for cell in zip(*(counts for counts, _ in sites), strict=True)]
-    noise = math.fsum(_variance(float(epsilon)) for _, epsilon in sites)
+    noise = math.fsum(Geometric(epsilon).variance for _, epsilon in sites)
     z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
     return {name: _estimate(total, noise, z, *_PLACES[name]) for name in NOISED_MASK_METRICS}
-
-
-def _variance(epsilon: float) -> float:
-    """Of two-sided geometric noise: 2 a / (1 - a)^2 with a = exp(-epsilon)."""
-    return 0.5 / math.sinh(Geometric(epsilon).epsilon / 2.0) ** 2
 
 
 def _estimate(

@@ -67,6 +67,11 @@ class Geometric:
     def __post_init__(self) -> None:
         _require_number(self, "epsilon", self.epsilon, *GEOMETRIC_EPSILONS)
 
+    @property
+    def variance(self) -> float:
+        """Of the noise on one count, where one patient changes one count by one: 2 a / (1 - a)^2 with a = exp(-epsilon)."""
+        return 0.5 / math.sinh(self.epsilon / 2.0) ** 2
+
 
 Event = SubsampledGaussian | Geometric
 Events = Sequence[Event]

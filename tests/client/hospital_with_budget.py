@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dying import Killed
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 from test_gate import answer_in, approved, message_of, site_folder, spoilt, training
-from test_ledger import Killed
 
 from benchmarks.bare_run import bare_study, evaluated_answer, prepared_answer, study_values, trained_answer
 from client import gate, run_on_ledger

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hospital_with_budget
 import pytest
+from dying import Killed, die_while_writing
 from flwr.app import Message
 from hospital_with_budget import A_TO_D, DELTA, OTHER, STUDY, Hospital, composed, killed_in, private_study
 from test_gate import MODEL_VALUES, answer_in, instruction_of, message_of, never, refused, spoilt
-from test_ledger import Killed
 
-from client import gate, ledger
+from client import gate
 from client.closing import close
 from client.ledger import read_ledger
 from client.own_runs import on_record
@@ -99,26 +98,6 @@ def test_a_round_is_not_begun_again_beyond_the_limit_and_the_others_go_on(anna: 
 # -- crashes ----------------------------------------------------------------------------------------------------------------------
 
 
-def dying(number: int, when: str, patched: pytest.MonkeyPatch) -> None:
-    """Killed before or after the n-th of: writes of entries, of the head, and of the kept answer."""
-    steps = iter(range(100))
-
-    def wrapped(act: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any, **named: Any) -> Any:
-            mine = next(steps) == number
-            if mine and when == "before":
-                raise Killed
-            done = act(*args, **named)
-            if mine:
-                raise Killed
-            return done
-
-        return step
-
-    for module, name in ((ledger, "append"), (ledger, "write_head"), (gate, "keep")):
-        patched.setattr(module, name, wrapped(getattr(module, name)))
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("number", range(6))
 @pytest.mark.parametrize("kind", ["prepare", "train", "evaluate"])
@@ -133,7 +112,7 @@ def test_a_kill_at_any_step_never_shows_less_than_was_spent(
     asked = {"prepare": 0, "train": 1, "evaluate": 3}[kind]
     reply: Message | None = None
     with monkeypatch.context() as patched:
-        dying(number, when, patched)
+        die_while_writing(patched, number, when)
         try:
             reply = anna.ask(kind, STUDY, "run-1", A_TO_D, asked)
         except Killed:

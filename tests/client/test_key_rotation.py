@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hospital_with_budget
 import pytest
+from dying import Killed, When, dying_at
 from hospital_with_budget import A_TO_D, STUDY, Hospital
 from test_gate import MODEL_VALUES, answer_in, instruction_of, message_of, never, refused
-from test_ledger import Killed
 from typer.testing import CliRunner
 
 from client import gate, key_rotation, ledger
@@ -114,24 +113,10 @@ def payloads(folder: SiteFolder) -> list[bytes]:
     return [ledger.payload_of(line) for line in (folder.path / "ledger.jsonl").read_bytes().splitlines()]
 
 
-def patch_step(patched: pytest.MonkeyPatch, step: str, when: str) -> None:
+def patch_step(patched: pytest.MonkeyPatch, step: str, when: When) -> None:
     """Dies before or after that step of a rotation."""
     name, _, number = step.partition(" ")
-    count = [0]
-
-    def dying(act: Callable[..., Any]) -> Callable[..., Any]:
-        def done(*args: Any, **named: Any) -> Any:
-            count[0] += 1
-            mine = count[0] == int(number or 1)
-            if mine and when == "before":
-                raise Killed
-            result = act(*args, **named)
-            if mine:
-                raise Killed
-            return result
-
-        return done
-
+    dying = dying_at(int(number or 1) - 1, when)
     if name == "create":
         patched.setattr(key_rotation.SigningKey, "create", dying(SigningKey.create))
     elif name == "replace":

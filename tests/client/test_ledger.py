@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import test_gate
+from dying import Killed, When, die_while_writing
 from flwr.app import Message
 from test_gate import (
     MODEL_VALUES,
@@ -57,10 +58,6 @@ RUN = CliRunner()
 PREPARED = ending_in(Result(prepared=prepared_answer()))
 EVALUATED = ending_in(Result(evaluated=evaluated_answer()))
 NO_TIME = RoundTiming(push=0, wait=0, aggregate=0, checkpoint=0, total=0)
-
-
-class Killed(BaseException):
-    """Nobody catches it, as nobody catches SIGKILL."""
 
 
 def entries(folder: SiteFolder) -> list[Entry]:
@@ -240,27 +237,12 @@ def test_a_kill_at_any_step_leaves_a_ledger_that_goes_on(
     folder: SiteFolder,
     monkeypatch: pytest.MonkeyPatch,
     number: int,
-    when: str,
+    when: When,
 ) -> None:
     """Steps: the two halves of START, the kept answer, the two halves of SETTLE."""
-    steps = iter(range(100))
-
-    def dying(act: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any, **named: Any) -> Any:
-            mine = next(steps) == number
-            if mine and when == "before":
-                raise Killed
-            done = act(*args, **named)
-            if mine:
-                raise Killed
-            return done
-
-        return step
-
     update = training(spoilt(0.5))
     with monkeypatch.context() as patched:
-        for module, name in ((ledger, "append"), (ledger, "write_head"), (gate, "keep")):
-            patched.setattr(module, name, dying(getattr(module, name)))
+        die_while_writing(patched, number, when)
         try:
             trained(folder, 1, ending_in(update))
         except Killed:

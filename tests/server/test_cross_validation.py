@@ -13,6 +13,7 @@ import yaml
 from example_run import SKIN, example_study, write_example_run
 from private_run import private_study, write_private_run
 from sklearn.metrics import f1_score
+from test_report_descriptors import result
 from typer.testing import CliRunner
 
 from server import fold_studies
@@ -22,7 +23,6 @@ from server.fold_studies import write_folds
 from server.report.build import build_report
 from server.run_folder import RunFolder
 from shared.errors import InputError, StorageError, StudyError
-from shared.metrics.descriptors import descriptor_result
 from shared.results import DESCRIPTOR_METRICS, DescriptorResult
 from shared.study import Study, load_study, study_from_data
 
@@ -161,15 +161,6 @@ def test_masks_of_folds_are_put_together(tmp_path: Path) -> None:
 def test_descriptors_of_lesions_are_put_together(tmp_path: Path) -> None:
     """Figures of hospitals and folds have as much weight as they have images; who gave none is named."""
 
-    def descriptor(right: int, images: int) -> DescriptorResult:
-        truth = np.arange(images) % 2
-        said = np.where(np.arange(images) < right, truth, 1 - truth)
-        found = descriptor_result(
-            truth, said, np.arange(images), values=2, resamples=100, confidence=0.95, minimum_cell=5, seed=1
-        )
-        assert found is not None
-        return found
-
     def written(test: int, given: dict[str, dict[str, DescriptorResult]]) -> Path:
         study = example_study(rounds=1, data=folds_of(2, test)).to_data()
         study["task"]["descriptors"] = {name: {"values": {"yes": [], "no": []}} for name in ("margin", "shape")}
@@ -181,8 +172,8 @@ def test_descriptors_of_lesions_are_put_together(tmp_path: Path) -> None:
         folder.write("evaluation.json", final.model_copy(update={"sites": sites}))
         return folder.path
 
-    both = {"north": {"margin": descriptor(30, 40)}, "harbour": {"margin": descriptor(9, 20)}}
-    one = {"north": {"margin": descriptor(20, 40), "shape": descriptor(7, 10)}}
+    both = {"north": {"margin": result(30, 40)}, "harbour": {"margin": result(9, 20)}}
+    one = {"north": {"margin": result(20, 40), "shape": result(7, 10)}}
     paths = [written(0, both), written(1, one)]
     found = cross_validation(paths)
     assert list(found.descriptors) == ["margin"], "no fold but the second has the shape"

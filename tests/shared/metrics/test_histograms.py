@@ -116,3 +116,24 @@ def test_the_contract_itself_refuses_a_small_cell(change: dict[str, list[float]]
     ScoreHistogram.model_validate(good)
     with pytest.raises(ValidationError, match=message):
         ScoreHistogram.model_validate({**good, **change})
+
+
+def test_bounds_that_meet_do_not_cross_by_rounding() -> None:
+    """18 of 22 pairs are won for certain and 4 lost: 1 - 4/22 is the next double below 18/22."""
+    scores = np.array([0.05] * 7 + [0.2] + [0.4] * 4 + [0.9])
+    found = score_histogram(scores, np.array([False] * 7 + [True] + [False] * 4 + [True]), bins=12, minimum_cell=1)
+    assert found is not None
+    roc = histogram_roc([found])
+    assert roc is not None and roc.auc_least == roc.auc == roc.auc_most == 18 / 22
+
+
+def test_no_rate_steps_down_by_rounding() -> None:
+    """Cells of several hospitals are spread over all edges in fractions, whose sums in two orders differ in the last bits."""
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        marks = [rng.random(40) < 0.5 for _ in range(3)]
+        parts = [(0.4 * mark + 0.6 * rng.random(40) ** 3, mark) for mark in marks]
+        found = [score_histogram(*part, bins=12, minimum_cell=3) for part in parts]
+        roc = histogram_roc([one for one in found if one is not None])
+        assert roc is not None and roc.true_positive_rate[-1] == roc.false_positive_rate[-1] == 1.0
+        assert (np.diff(roc.true_positive_rate) >= 0).all() and (np.diff(roc.false_positive_rate) >= 0).all()
